@@ -1,0 +1,58 @@
+# Each target sets up all that it needs; `make` alone lists them.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help run test test-unit lint format bench docs services-up services-down clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+SERVICES := $(BIN)/python -m tests.services
+ARGS ?=
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(INSTALLED) ## run the sample pipeline on the embedded default: no server needed
+	@exec $(BIN)/pipeline run pipeline.toml
+
+test: $(INSTALLED) ## run every test, on real servers; ARGS='-k name' chooses
+	@exec $(SERVICES) run -- $(BIN)/pytest $(ARGS)
+
+test-unit: $(INSTALLED) ## run the fast tests, which need no server
+	@exec $(BIN)/pytest -m 'not integration and not slow' $(ARGS)
+
+lint: $(INSTALLED) ## check style, types and the direction of imports
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/mypy
+	@$(BIN)/mypy --package tests.services
+	@$(BIN)/lint-imports
+
+format: $(INSTALLED) ## put the code into the agreed form
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format .
+
+bench: $(INSTALLED) ## measure side by side, on real servers; ARGS goes to the benchmarks
+	@exec $(SERVICES) run -- $(BIN)/python -m benchmarks $(ARGS)
+
+docs: $(INSTALLED) ## check the docs: that what they say is so
+	@exec $(BIN)/pytest tests/docs
+
+services-up: $(INSTALLED) ## start the tests' servers and leave them up
+	@exec $(SERVICES) up
+
+services-down: $(INSTALLED) ## end the servers that `make services-up` started
+	@exec $(SERVICES) down
+
+clean: ## end the tests' servers; delete what the other targets made, but no data of yours
+	@if [ -e .services/state.json ] && [ -x $(BIN)/python ]; then $(SERVICES) down; fi
+	rm -rf $(VENV) .services .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@scripts/make-venv $(VENV)
+
+$(INSTALLED): pyproject.toml | $(BIN)/python
+	@echo 'Installing the project into $(VENV)'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all,dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""First-party event handlers, each loaded through an entry point like a stranger's."""

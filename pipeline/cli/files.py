@@ -1,0 +1,66 @@
+"""The pipeline's file, as every command reads it: found, loaded with its plugins, or explained."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.config.load import Loaded
+    from pipeline.plugins import Plugins
+
+__all__ = ["DEFAULT", "ConfigOption", "FileArgument", "JsonOption", "Opened", "find", "open_file"]
+
+DEFAULT = Path("pipeline.toml")
+
+FileArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="[FILE]", help="The pipeline's file.")]
+ConfigOption: TypeAlias = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="The pipeline's file.")]
+JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A pipeline's file, checked, and the plugins that it was checked against."""
+
+    loaded: Loaded
+    plugins: Plugins
+
+
+def find(path: Path) -> Path:
+    """The path itself, where there is a file. Raises `UserError`, which says how to get one."""
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name the file in it, as in {path / DEFAULT}")
+    if path == DEFAULT:
+        raise UserError(f"there is no {path} here: name another file, or write one with 'pipeline init'")
+    raise UserError(f"there is no file {path}: write one with 'pipeline init {path}'")
+
+
+def local_handlers(path: Path) -> list[Path]:
+    """The files and folders of local handlers that the file names."""
+    from pipeline.config.load import peek
+
+    return [path.parent / handlers for handlers in peek(path, os.environ).handlers]
+
+
+def open_file(path: Path) -> Opened:
+    """Load a file with the installed plugins and its local handlers.
+
+    Raises:
+        UserError: There is no such file.
+        ConfigError: It is wrong; carries every problem.
+        PluginError: A plugin can't be used.
+    """
+    find(path)
+    from pipeline.config.load import load
+    from pipeline.plugins import load_plugins
+
+    plugins = load_plugins(local_handlers(path)).require_sound()
+    return Opened(load(path, os.environ, plugins.catalog()), plugins)

@@ -1,0 +1,60 @@
+"""``pipeline plugins``: what is installed, and what is broken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from pipeline.cli.files import DEFAULT, ConfigOption, JsonOption
+from pipeline.cli.leaving import FAILED, FINE
+
+if TYPE_CHECKING:
+    from pipeline.plugins import LoadedPlugin
+
+__all__ = ["plugins"]
+
+
+def plugins(config: ConfigOption = DEFAULT, as_json: JsonOption = False) -> None:
+    """List the installed plugins and local handlers, with what each brings. Exits 1 if one is broken."""
+    from pipeline.cli.console import count, say, show_json, show_table
+    from pipeline.plugins import load_plugins
+
+    loaded = load_plugins(_local(config))
+    rows = [_described(plugin) for plugin in loaded.loaded]
+    if as_json:
+        show_json({"plugins": rows, "broken": len(loaded.broken)})
+    else:
+        kinds = ("handlers", "connectors", "resources", "tables", "commands")
+        show_table(
+            ("plugin", "distribution", *kinds),
+            [(row["name"], row["distribution"], *(", ".join(row[kind]) for kind in kinds)) for row in rows],
+        )
+        for plugin in loaded.broken:
+            say(f"error: {plugin.error}", style="red", stderr=True)
+        if loaded.broken:
+            say(count(len(loaded.broken), "broken plugin"), style="red", stderr=True)
+    raise typer.Exit(FAILED if loaded.broken else FINE)
+
+
+def _local(config: Path) -> list[Path]:
+    """The local handlers of the pipeline's file; none where there is no default file here."""
+    from pipeline.cli.files import find, local_handlers
+
+    if config == DEFAULT and not config.exists():
+        return []
+    return local_handlers(find(config))
+
+
+def _described(plugin: LoadedPlugin) -> dict[str, Any]:
+    return {
+        "name": plugin.name,
+        "distribution": plugin.origin,
+        "handlers": [handler.name for handler in plugin.handlers],
+        "connectors": [scheme for connector in plugin.connectors for scheme in connector.schemes],
+        "resources": [resource.name for resource in plugin.resources],
+        "tables": [branch.label for branch in plugin.branches],
+        "commands": [name for name, _ in plugin.commands],
+        "error": None if plugin.error is None else str(plugin.error),
+    }

@@ -1,0 +1,1 @@
+"""The configuration: its models, and how `pipeline.toml` becomes them."""

@@ -1,0 +1,214 @@
+"""Loading `pipeline.toml`: one file and the environment become one checked configuration, or every problem at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel
+
+from pipeline.config import endpoints
+from pipeline.config.catalog import Catalog
+from pipeline.config.document import Document, read
+from pipeline.config.environment import Environment
+from pipeline.config.models import (
+    BrokerTable,
+    DatabaseTable,
+    JobsTable,
+    PipelineConfig,
+    PipelineTable,
+    Policy,
+    ResourceTable,
+    RouteTable,
+    StageTable,
+)
+from pipeline.config.options import check_resources, check_stages
+from pipeline.config.origins import origins_of
+from pipeline.config.problems import near
+from pipeline.config.routes import check_condition, check_routes, finally_only, implied_stages
+from pipeline.config.tables import Tables
+from pipeline.errors import ConfigError, PipelineError, Problem
+
+if TYPE_CHECKING:
+    from pipeline.connectors import Connector
+    from pipeline.expressions import Expression
+    from pipeline.handlers import Handler
+    from pipeline.resources import Resource
+
+__all__ = ["Loaded", "load", "peek"]
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A configuration that was checked, and what the plugins make of it.
+
+    Attributes:
+        path: The file.
+        config: The configuration: defaults filled in, environment applied; stages that routes name without a table are
+            among its stages, and resources that handlers need without a table among its resources.
+        origins: Where each value came from, by its dotted path: ``pipeline.toml:7``, ``environment DATABASE_URL``.
+        warnings: What is probably a mistake, in file order.
+        catalog: What the plugins offer; empty where only the shape was checked.
+    """
+
+    path: Path
+    config: PipelineConfig
+    origins: Mapping[str, str]
+    warnings: Sequence[Problem]
+    catalog: Catalog
+    _options: Mapping[str, BaseModel]
+    _policies: Mapping[str, Policy]
+    _resource_options: Mapping[str, BaseModel]
+
+    def handler(self, stage: str) -> type[Handler[Any]]:
+        """The handler that a stage uses."""
+        return self.catalog.handlers[self._stage(stage).use]
+
+    def options(self, stage: str) -> BaseModel:
+        """A stage's options, as its handler's model."""
+        self._stage(stage)
+        return self._options[stage]
+
+    def policy(self, stage: str) -> Policy:
+        """A stage's effective policy: the handler's, with what the stage says instead."""
+        self._stage(stage)
+        return self._policies.get(stage) or Policy()
+
+    def when(self, stage: str) -> Expression | None:
+        """A stage's condition; None where it has none."""
+        from pipeline.expressions import compile_expression
+
+        text = self._stage(stage).when
+        return compile_expression(text, extra=finally_only(stage, self.config.route), want="bool") if text else None
+
+    @property
+    def resources(self) -> tuple[str, ...]:
+        """The names of all resources: those in the file, and those that handlers need besides."""
+        return tuple(self.config.resource)
+
+    def resource(self, name: str) -> type[Resource[Any]]:
+        """The kind of a resource."""
+        return self.catalog.resources[self.config.resource[name].use]
+
+    def resource_options(self, name: str) -> BaseModel:
+        """A resource's options, as its kind's model."""
+        return self._resource_options[name]
+
+    @property
+    def connector(self) -> type[Connector]:
+        """The connector that serves the broker's URL."""
+        return self.catalog.connectors[endpoints.scheme_of(self.config.broker.url or "")]
+
+    def _stage(self, name: str) -> StageTable:
+        try:
+            return self.config.stage[name]
+        except KeyError:
+            raise PipelineError(f"there is no stage {name!r}{near(name, self.config.stage)}") from None
+
+
+def load(path: Path, environ: Mapping[str, str], catalog: Catalog | None = None) -> Loaded:
+    """Read and check a configuration.
+
+    Args:
+        path: The TOML file.
+        environ: Environment variables.
+        catalog: What the installed plugins offer; without it only the shape is checked, and no default is applied.
+
+    Raises:
+        ConfigError: The file is missing or wrong; it carries every problem that could be found, in file order.
+    """
+    environment = Environment(environ)
+    document = read(path, environment)
+    loaded = _checked(path, document, environment, catalog)
+    problems = document.problems
+    for message in environment.warnings.values():
+        problems.warn((), message)
+    for message in environment.errors.values():
+        if not any(message in known.message for known in problems.errors):
+            problems.add((), message)
+    if problems.errors:
+        raise ConfigError(problems.in_order(problems.errors))
+    return replace(loaded, warnings=tuple(problems.in_order(problems.warnings)))
+
+
+def peek(path: Path, environ: Mapping[str, str]) -> PipelineTable:
+    """Only ``[pipeline]``, for the local handlers that must be loaded before the rest can be checked.
+
+    A wrong table is taken for an empty one: `load` complains of it.
+
+    Raises:
+        ConfigError: The file is missing or no TOML.
+    """
+    document = read(path, Environment(environ))
+    return _single(Tables(document.raw, document.problems), PipelineTable, "pipeline")
+
+
+def _checked(path: Path, document: Document, environment: Environment, catalog: Catalog | None) -> Loaded:
+    tables = Tables(document.raw, document.problems)
+    routes = check_routes(tables, catalog)
+    stages = {**tables.stages, **implied_stages(routes, tables)}
+    for name, stage in stages.items():
+        check_condition(stage.when, ("stage", name, "when"), document.problems, finally_only(name, routes))
+    config = PipelineConfig(
+        pipeline=_single(tables, PipelineTable, "pipeline"),
+        broker=_single(tables, BrokerTable, "broker"),
+        database=_single(tables, DatabaseTable, "database"),
+        jobs=_single(tables, JobsTable, "jobs"),
+        resource=tables.resources,
+        source=tables.sources,
+        route=routes,
+        stage=stages,
+    )
+    if catalog is None:
+        return Loaded(path, config, origins_of(config, document), (), Catalog(), {}, {}, {})
+    options, policies = check_stages(stages, tables, catalog)
+    resources = {**tables.resources, **_implied_resources(routes, stages, tables, catalog)}
+    resource_options = check_resources(resources, tables, catalog, environment)
+    config = config.model_copy(update={"resource": resources})
+    config = _with_endpoints(config, environment, catalog, document)
+    origins = origins_of(config, document, resource_options)
+    return Loaded(path, config, origins, (), catalog, options, policies, resource_options)
+
+
+def _single(tables: Tables, model: type[M], kind: str) -> M:
+    found = tables.single.get(kind)
+    return found if isinstance(found, model) else model()
+
+
+def _implied_resources(
+    routes: Sequence[RouteTable], stages: Mapping[str, StageTable], tables: Tables, catalog: Catalog
+) -> dict[str, ResourceTable]:
+    """Resources that the handlers in use need, and that the file does not mention."""
+    implied: dict[str, ResourceTable] = {}
+    for name in dict.fromkeys(name for route in routes for name in (*route.stages, *route.finally_)):
+        handler = catalog.handlers.get(stages[name].use) if name in stages else None
+        for resource in handler.resources if handler else ():
+            if resource in tables.declared["resource"]:
+                continue
+            if resource in catalog.resources:
+                implied[resource] = ResourceTable(use=resource)
+            else:
+                tables.problems.add(
+                    ("stage", name),
+                    f"the handler {stages[name].use!r} needs the resource {resource!r}, "
+                    f"which no installed plugin offers{near(resource, catalog.resources)}",
+                )
+    return implied
+
+
+def _with_endpoints(
+    config: PipelineConfig, environment: Environment, catalog: Catalog, document: Document
+) -> PipelineConfig:
+    """The configuration with its URLs filled in."""
+    problems = document.problems
+    found = {
+        "broker": endpoints.broker(config.broker.url, environment, catalog, problems),
+        "database": endpoints.database(config.database.url, environment, problems),
+        "jobs": endpoints.jobs(config.jobs.url, environment, problems),
+    }
+    filled = {kind: getattr(config, kind).model_copy(update={"url": end.url}) for kind, end in found.items()}
+    return config.model_copy(update=filled)

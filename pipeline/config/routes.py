@@ -1,0 +1,143 @@
+"""Routes: their names, sources, patterns, keys, conditions and stages, all checked."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from pipeline.config.catalog import Catalog
+from pipeline.config.models import RouteTable, StageTable
+from pipeline.config.positions import Path
+from pipeline.config.problems import Problems, near
+from pipeline.config.tables import Tables
+from pipeline.expressions import FINALLY, ExpressionError, compile_expression
+from pipeline.routing import KeyPathError, compile_key
+from pipeline.topics import PatternError, compile_pattern
+
+__all__ = ["check_routes", "implied_stages"]
+
+
+def check_routes(tables: Tables, catalog: Catalog | None) -> tuple[RouteTable, ...]:
+    """The routes with their source and name filled in; what is wrong is added to the tables' problems."""
+    problems = tables.problems
+    routes = {index: _completed(route, tables, index) for index, route in tables.routes.items()}
+    for index, route in routes.items():
+        _check_patterns(tables.routes[index], ("route", index), problems)
+        _check_key(route, ("route", index), problems)
+        check_condition(route.when, ("route", index, "when"), problems, ())
+        _check_stages(route, index, tables, catalog)
+    _check_names(routes, tables)
+    _check_sources(routes, tables)
+    used = {name for route in routes.values() for name in (*route.stages, *route.finally_)}
+    for name in tables.declared["stage"]:
+        if name not in used:
+            problems.warn(("stage", name), f"no route names this stage{near(name, used - set(tables.stages))}")
+    return tuple(routes.values())
+
+
+def implied_stages(routes: tuple[RouteTable, ...], tables: Tables) -> dict[str, StageTable]:
+    """Stages that routes name without a table: handlers with their default options."""
+    named = dict.fromkeys(name for route in routes for name in (*route.stages, *route.finally_))
+    return {name: StageTable(use=name) for name in named if name not in tables.declared["stage"]}
+
+
+def check_condition(text: str | None, path: Path, problems: Problems, extra: tuple[str, ...]) -> None:
+    """Complain of a condition that is no expression, or can't be true."""
+    if text is None:
+        return
+    try:
+        compile_expression(text, extra=extra, want="bool")
+    except ExpressionError as error:
+        problems.add(path, str(error))
+
+
+def finally_only(name: str, routes: tuple[RouteTable, ...]) -> tuple[str, ...]:
+    """The variables that a stage's condition sees besides the event's own."""
+    return FINALLY if any(name in route.finally_ for route in routes) else ()
+
+
+def _completed(route: RouteTable, tables: Tables, index: int) -> RouteTable:
+    sources = tables.declared["source"]
+    path: Path = ("route", index, "source")
+    source = route.source
+    if source and source not in sources:
+        tables.problems.add(path, f"there is no [source.{source}]{near(source, sources)}")
+    elif not source and len(sources) == 1:
+        source = sources[0]
+    elif not source and sources:
+        tables.problems.add(path, f"there are several sources, so the route must name one of: {', '.join(sources)}")
+    elif not source:
+        tables.problems.add(("source",), "there is no source: write [source.some-name] with 'stream' and 'group'")
+    return route.model_copy(update={"source": source, "name": route.name or route.match[0]})
+
+
+def _check_patterns(route: RouteTable, path: Path, problems: Problems) -> None:
+    listed = isinstance(problems.value_at((*path, "match")), list)
+    for number, text in enumerate(route.match):
+        place: Path = (*path, "match", number) if listed else (*path, "match")
+        try:
+            pattern = compile_pattern(text)
+        except PatternError as error:
+            problems.add(place, str(error))
+            continue
+        for word in pattern.suspects:
+            problems.warn(place, f"{word!r} matches only itself: '*' and '#' are wildcards only as whole words")
+        if not text:
+            problems.warn(place, "the empty pattern matches only the empty routing key: write '#' for all keys")
+        if text in route.match[:number]:
+            problems.warn(place, f"the pattern {text!r} is listed twice")
+
+
+def _check_key(route: RouteTable, path: Path, problems: Problems) -> None:
+    listed = isinstance(problems.value_at((*path, "key")), list)
+    for number, text in enumerate(route.key):
+        try:
+            compile_key([text])
+        except KeyPathError as error:
+            problems.add((*path, "key", number) if listed else (*path, "key"), str(error))
+
+
+def _check_stages(route: RouteTable, index: int, tables: Tables, catalog: Catalog | None) -> None:
+    problems = tables.problems
+    for key, names in (("stages", route.stages), ("finally", route.finally_)):
+        listed = isinstance(problems.value_at(("route", index, key)), list)
+        for number, name in enumerate(names):
+            place: Path = ("route", index, key, number) if listed else ("route", index, key)
+            known = name in tables.declared["stage"] or catalog is None or name in catalog.handlers
+            if not known and catalog is not None:
+                names_known = {*tables.declared["stage"], *catalog.handlers}
+                problems.add(place, f"there is no stage and no handler {name!r}{near(name, names_known)}")
+            if name in names[:number]:
+                problems.add(place, f"{name!r} is listed twice: give the second one a [stage.…] table of its own")
+    if not route.stages and not route.finally_ and not _is_wrong(problems, index):
+        problems.warn(("route", index), "the route has no stages: its events count as handled, and nothing happens")
+
+
+def _is_wrong(problems: Problems, index: int) -> bool:
+    return any(problem.path.startswith(f"route[{index}]") for problem in problems.errors)
+
+
+def _check_names(routes: dict[int, RouteTable], tables: Tables) -> None:
+    counts = Counter(route.name for route in routes.values())
+    seen: set[str] = set()
+    for index, route in routes.items():
+        if counts[route.name] > 1 and route.name in seen:
+            path: Path = ("route", index, "name") if tables.routes[index].name else ("route", index)
+            tables.problems.add(
+                path, f"another route is called {route.name!r} already: give this one a 'name' of its own"
+            )
+        seen.add(route.name)
+
+
+def _check_sources(routes: dict[int, RouteTable], tables: Tables) -> None:
+    problems = tables.problems
+    readers: dict[tuple[str, str], str] = {}
+    for name, source in tables.sources.items():
+        other = readers.setdefault((source.stream, source.group), name)
+        if other != name:
+            problems.add(
+                ("source", name, "group"),
+                f"[source.{other}] reads the stream {source.stream!r} as group {source.group!r} already: "
+                "name another group, or use that source",
+            )
+        if routes and not any(route.source == name for route in routes.values()):
+            problems.warn(("source", name), "no route takes events from this source: all of them will be filtered")

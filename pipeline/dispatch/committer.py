@@ -1,0 +1,136 @@
+"""The committer: writes finished messages and the source's progress, all that have gathered in one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from pipeline.dispatch.flight import Flight
+from pipeline.dispatch.window import Window
+from pipeline.errors import Fenced, Unavailable
+from pipeline.events import Outcome
+from pipeline.ledger.ledger import Ledger
+from pipeline.ledger.lease import Lease
+from pipeline.ledger.units import Commit, Unwritable
+from pipeline.policies.backoff import backoff
+from pipeline.stats import SourceStats
+
+__all__ = ["Committer"]
+
+_AT_ONCE = 2_000
+_PAUSE = 0.02
+"""Seconds from one commit's end to the next one's begin at least, so that under load many messages share one."""
+_log = logging.getLogger("pipeline.committer")
+
+
+class Committer:
+    """Commits what has finished, again and again, while the database answers.
+
+    When the database is down, finished messages wait here, the window fills, and consumption pauses.
+
+    Args:
+        ledger: Where to.
+        lease: The ownership that each commit is conditional on.
+        window: Knows the progress that finished messages make.
+        stats: Counts what is committed.
+        on_committed: Called with the flights of each commit.
+        on_fenced: Called once when another runner has taken the source over.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        lease: Lease,
+        window: Window,
+        stats: SourceStats,
+        on_committed: Callable[[list[Flight]], None],
+        on_fenced: Callable[[], None],
+    ) -> None:
+        self._ledger = ledger
+        self._lease = lease
+        self._window = window
+        self._stats = stats
+        self._on_committed = on_committed
+        self._on_fenced = on_fenced
+        self._finished: list[Flight] = []
+        self._committing = False
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to commit."""
+        self._task = asyncio.create_task(self._run(), name=f"commit {self._lease.key.source}")
+
+    def add(self, flight: Flight) -> None:
+        """Take a finished flight."""
+        self._finished.append(flight)
+        self._wake.set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything waits to be committed."""
+        return bool(self._finished) or self._committing
+
+    async def close(self) -> None:
+        """End at once. A commit under way may or may not be written; its messages are delivered again or not."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                await self._wake.wait()
+                flights, self._finished = self._finished[:_AT_ONCE], self._finished[_AT_ONCE:]
+                if not self._finished:
+                    self._wake.clear()
+                self._committing = True
+                await self._commit(flights)
+                self._committing = False
+                if len(self._finished) < _AT_ONCE:
+                    await asyncio.sleep(_PAUSE)
+        except Fenced as error:
+            _log.error("source %s: %s", self._lease.key.source, error)
+            self._on_fenced()
+
+    async def _commit(self, flights: list[Flight]) -> None:
+        counts: dict[Outcome, int] = {}
+        units = []
+        for flight in flights:
+            outcome = flight.outcome
+            counts[outcome] = counts.get(outcome, 0) + 1
+            unit = flight.unit()
+            if unit is not None:
+                units.append(unit)
+        commit = Commit(self._window.progress(flights), counts, units)
+        for unwritable in await self._write(commit):
+            counts[unwritable.unit.outcome] -= 1
+            counts[Outcome.DEAD] = counts.get(Outcome.DEAD, 0) + 1
+            self._stats.failed_with(f"{unwritable.dead.kind}: {unwritable.dead.reason}")
+            _log.error("message at offset %d is dead: %s", unwritable.unit.message.offset, unwritable.dead.reason)
+        for outcome, count in counts.items():
+            self._stats.outcomes[outcome] += count
+        self._stats.prefix = commit.progress.prefix
+        self._on_committed(flights)
+        self._window.committed(len(flights))
+        self._stats.in_flight = self._window.in_flight
+
+    async def _write(self, commit: Commit) -> list[Unwritable]:
+        """Write it, however long the database is away: the commit's token keeps it from being written twice."""
+        failures = 0
+        while True:
+            try:
+                unwritable = await self._ledger.commit(self._lease, commit)
+            except Unavailable as error:
+                failures += 1
+                self._window.hold("database", str(error))
+                self._stats.last_error = str(error)
+                if failures == 1:
+                    _log.warning("%s; finished messages wait until it is back", error)
+                await asyncio.sleep(backoff(failures, 0.1, 5.0, jitter=0.2))
+                continue
+            if failures:
+                _log.info("the database is back")
+                self._window.release("database")
+            return unwritable

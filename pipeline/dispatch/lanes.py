@@ -1,0 +1,72 @@
+"""Lanes: the events of one key run one after another, those of different keys side by side."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pipeline.routing import Route
+
+if TYPE_CHECKING:
+    from pipeline.dispatch.flight import Flight
+    from pipeline.dispatch.stage_queue import StageQueue
+
+__all__ = ["Lanes"]
+
+
+class Lanes:
+    """One route of one source: its stages' queues, and a lane for each ordering key that is in use.
+
+    A flight joins its lanes in every route when it is admitted, so that order is the stream's order in all of them;
+    it may run a route when it is at the head of its lane there, and leaves the lane when the route is done. As all
+    flights join in stream order, the oldest one is at the head everywhere: there is no deadlock.
+
+    Args:
+        route: The compiled route.
+        stages: Its stages, in order.
+        closing: Its ``finally`` stages, in order.
+    """
+
+    def __init__(self, route: Route, stages: Sequence[StageQueue], closing: Sequence[StageQueue]) -> None:
+        self.route = route
+        self.name = route.name
+        self.when = route.when
+        self.key_of = route.key_of if route.keys else None
+        self.stages = stages
+        self.closing = closing
+        # A lane is its only flight, or a queue of flights: most keys have one event in flight.
+        self._lanes: dict[str, Flight | deque[Flight]] = {}
+
+    def join(self, flight: Flight, key: str) -> bool:
+        """Stand at the end of the key's lane; whether that is its head."""
+        lanes = self._lanes
+        lane = lanes.get(key)
+        if lane is None:
+            lanes[key] = flight
+            return True
+        if type(lane) is deque:
+            lane.append(flight)
+        else:
+            lanes[key] = deque((lane, flight))  # type: ignore[arg-type]  # the type checker loses the class here
+        return False
+
+    def is_head(self, flight: Flight, key: str) -> bool:
+        """Whether the flight is at the head of the key's lane."""
+        lane = self._lanes[key]
+        return (lane[0] if type(lane) is deque else lane) is flight
+
+    def leave(self, key: str) -> Flight | None:
+        """Take the head out of the key's lane; the flight that is its head now."""
+        lane = self._lanes[key]
+        if type(lane) is not deque:
+            del self._lanes[key]
+            return None
+        lane.popleft()
+        if len(lane) == 1:
+            self._lanes[key] = lane[0]
+        return lane[0]  # type: ignore[no-any-return]
+
+    def __len__(self) -> int:
+        """How many keys are in use."""
+        return len(self._lanes)

@@ -1,0 +1,325 @@
+"""A stage's queue: flights that are ready for it, and the workers that run them through its handler."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Any, Protocol
+
+from pipeline.dispatch.dependencies import Dependencies
+from pipeline.dispatch.flight import Flight
+from pipeline.errors import Reject, Retry, Skip, Unavailable
+from pipeline.handlers import Context, Delivery
+from pipeline.ledger.units import Dead
+from pipeline.policies.backoff import backoff
+from pipeline.policies.timeout import Timeout
+from pipeline.stages import Stage
+
+__all__ = ["Stages", "StageQueue"]
+
+_BATCHES_AT_ONCE = 4
+_TURN = 0.005
+"""Seconds that a worker may run on without letting others have a turn."""
+_log = logging.getLogger("pipeline.dispatch")
+
+
+class Stages(Protocol):
+    """What a queue tells its source."""
+
+    group: str
+
+    def stage_done(self, flight: Flight) -> None:
+        """The flight's stage is done: on to the next."""
+
+    def stage_skipped(self, flight: Flight, reason: str) -> None:
+        """The flight's route ends as filtered."""
+
+    def stage_dead(self, flight: Flight, dead: Dead, error: BaseException) -> None:
+        """The flight's stage failed for good."""
+
+    def must_hold(self) -> bool:
+        """Whether this runner may no longer be the source's owner, so that nothing must be started."""
+
+
+class StageQueue:
+    """Runs one stage of one source.
+
+    Workers are started as long as flights are ready and the stage's concurrency allows; a worker whose handler never
+    waits drains the queue alone, so that a fast handler costs no task per event.
+    """
+
+    def __init__(self, stage: Stage, source: Stages, dependencies: Dependencies) -> None:
+        self.stage = stage
+        self.when = stage.when
+        self._source = source
+        self._dependencies = dependencies
+        self._ready: deque[Flight] = deque()
+        self._limit = _BATCHES_AT_ONCE if stage.takes_batches else stage.policy.concurrency
+        self._timeout = Timeout(stage.policy.timeout)
+        self._workers: set[asyncio.Task[None]] = set()
+        self._sleeping: dict[Flight, asyncio.TimerHandle] = {}
+        self._resting: set[str] = set()
+        self._looking = False
+        self._closed = False
+        self._loop = asyncio.get_running_loop()
+        self._work = self._work_batches if stage.takes_batches else self._work_singly
+
+    # The queue
+
+    def put(self, flight: Flight) -> None:
+        """Take a flight that is ready for this stage."""
+        self._ready.append(flight)
+        if not self._looking and not self._resting and not self._closed:
+            self._looking = True
+            self._loop.call_soon(self._look)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything can still be done without waiting for a timer or a dependency."""
+        return bool(self._workers) or bool(self._ready and not self._resting)
+
+    def rest(self, dependency: str) -> None:
+        """Start nothing until `wake`."""
+        self._resting.add(dependency)
+
+    def wake(self, dependency: str) -> None:
+        """Go on, where nothing else is down."""
+        self._resting.discard(dependency)
+        self.resume()
+
+    def resume(self) -> None:
+        """Look for work."""
+        if self._ready and not self._looking and not self._resting and not self._closed:
+            self._looking = True
+            self._loop.call_soon(self._look)
+
+    async def trial(self, dependency: str) -> bool:
+        """Run one flight (in a batch of its own) although the stage rests; whether it met no outage of `dependency`."""
+        if not self._ready or self._resting != {dependency}:
+            return True  # nothing to try, or something else keeps it: this dependency is not to blame
+        flight = self._ready.popleft()
+        flight.alone = True
+        met: list[Unavailable] = []
+        task = asyncio.create_task(self._try(flight, met.append), name=f"trial of {self.stage.name}")
+        self._track(task)
+        await asyncio.wait([task])
+        return not any(error.dependency == dependency for error in met)
+
+    async def close(self) -> None:
+        """Cancel every worker and timer."""
+        self._closed = True
+        self._timeout.close()
+        for handle in self._sleeping.values():
+            handle.cancel()
+        self._sleeping.clear()
+        workers = list(self._workers)
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+
+    # Workers
+
+    def _look(self) -> None:
+        """Start a worker where there is work; look again, as it may have stopped to wait with more work left."""
+        self._looking = False
+        if self._closed or self._resting or not self._ready or len(self._workers) >= self._limit:
+            return
+        self._track(self._loop.create_task(self._work()))
+        self._looking = True
+        self._loop.call_soon(self._look)
+
+    def _track(self, task: asyncio.Task[None]) -> None:
+        self._workers.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._workers.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.critical("stage %s: the engine itself failed", self.stage.name, exc_info=error)
+
+    async def _work_singly(self) -> None:
+        ready, stage, source = self._ready, self.stage, self._source
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a worker is a task
+        handle, run, loop = stage.handler.handle, self._timeout.run, self._loop
+        name, group, validates = stage.name, source.group, stage.validates
+        turn = monotonic() + _TURN
+        while ready and not self._resting and not source.must_hold():
+            flight = ready.popleft()
+            event = flight.event
+            context = Context(
+                name, flight.route_name, group, event.id, flight.attempt,
+                flight.route_outcome if flight.closing else None, flight.route_error,
+            )  # fmt: skip
+            try:
+                if validates:
+                    event = stage.validated(event)
+                await run(handle(event, context), task, loop)
+            except asyncio.CancelledError as error:
+                if task.cancelling():
+                    ready.appendleft(flight)
+                    raise
+                await self._failed(flight, error)
+            except Exception as error:  # noqa: BLE001 - a handler may raise anything
+                await self._failed(flight, error)
+            else:
+                if context.rows or context.statements:
+                    flight.keep(context.rows, context.statements)
+                source.stage_done(flight)
+            if monotonic() > turn:
+                await asyncio.sleep(0)
+                turn = monotonic() + _TURN
+
+    async def _work_batches(self) -> None:
+        while self._ready and not self._resting and not self._source.must_hold():
+            await self._run_batch(self._take(), self._meet)
+            await asyncio.sleep(0)
+
+    def _take(self) -> list[Flight]:
+        ready, size = self._ready, self.stage.max_batch
+        if ready[0].alone:
+            return [ready.popleft()]
+        taken: list[Flight] = []
+        while ready and len(taken) < size and not ready[0].alone:
+            taken.append(ready.popleft())
+        return taken
+
+    async def _try(self, flight: Flight, meet: Callable[[Unavailable], None]) -> None:
+        """Run one flight; `meet` hears of an outage, beside the dependency's breaker."""
+
+        def report(error: Unavailable) -> None:
+            meet(error)
+            self._meet(error)
+
+        await self._run_batch([flight], report)
+
+    async def _run_batch(self, flights: list[Flight], meet: Callable[[Unavailable], None]) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a worker is a task
+        deliveries: list[Delivery] = []
+        sound: list[Flight] = []
+        for flight in flights:
+            try:
+                deliveries.append(self._delivery(flight))
+                sound.append(flight)
+            except Reject as error:
+                await self._failed(flight, error, meet)
+        if not sound:
+            return
+        try:
+            errors = await self._timeout.run(self._call(deliveries), task, self._loop)
+        except asyncio.CancelledError as error:
+            if task.cancelling():
+                self._ready.extendleft(reversed(sound))
+                raise
+            errors = [error] * len(sound)
+        except Exception as error:  # noqa: BLE001 - a handler may raise anything
+            if len(sound) > 1 and not isinstance(error, (Unavailable, Retry, Reject, Skip)):
+                self._split(sound, error)
+                return
+            errors = [error] * len(sound)
+        for flight, delivery, error in zip(sound, deliveries, errors or [None] * len(sound), strict=True):
+            if error is None:
+                context = delivery.context
+                flight.alone = False
+                flight.keep(context.rows, context.statements)
+                self._source.stage_done(flight)
+            else:
+                await self._failed(flight, error, meet)
+
+    async def _call(self, deliveries: list[Delivery]) -> Any:
+        handler = self.stage.handler
+        if not self.stage.takes_batches:
+            await handler.handle(*deliveries[0])
+            return None
+        errors = await handler.handle_batch(deliveries)
+        if errors is not None and len(errors) != len(deliveries):
+            raise TypeError(
+                f"handle_batch of {handler.name} returned {len(errors)} results for {len(deliveries)} events"
+            )
+        return errors
+
+    def _delivery(self, flight: Flight) -> Delivery:
+        event = flight.event
+        assert event is not None  # noqa: S101 - what could not be decoded reaches no stage
+        context = Context(
+            self.stage.name, flight.route_name, self._source.group, event.id, flight.attempt,
+            flight.route_outcome if flight.closing else None, flight.route_error,
+        )  # fmt: skip
+        return Delivery(self.stage.validated(event) if self.stage.validates else event, context)
+
+    def _split(self, flights: list[Flight], error: Exception) -> None:
+        """Run each of a failed batch on its own, so that only the one at fault uses up its tries."""
+        _log.warning(
+            "stage %s: a batch of %d failed (%s); running each of its events on its own",
+            self.stage.name, len(flights), _words(error), exc_info=error,
+        )  # fmt: skip
+        for flight in flights:
+            flight.alone = True
+            self.put(flight)
+
+    # Failure
+
+    def _meet(self, error: Unavailable) -> None:
+        self._dependencies.report(error, self)
+
+    async def _failed(
+        self, flight: Flight, error: BaseException, meet: Callable[[Unavailable], None] | None = None
+    ) -> None:
+        if isinstance(error, Skip):
+            self._source.stage_skipped(flight, str(error))
+            return
+        if isinstance(error, Reject):
+            self._dead(flight, error.kind, error)
+            return
+        if isinstance(error, TimeoutError):
+            error = await self._outage_behind(error)
+        if isinstance(error, Unavailable):
+            self._ready.appendleft(flight)
+            (meet or self._meet)(error)
+            return
+        self._try_again(flight, error)
+
+    async def _outage_behind(self, error: BaseException) -> BaseException:
+        """A time-out is an outage where a resource of the handler does not answer its probe."""
+        for name in self.stage.handler.resources:
+            reason = await self._dependencies.is_down(name)
+            if reason is not None:
+                return Unavailable(name, reason)
+        return error
+
+    def _try_again(self, flight: Flight, error: BaseException) -> None:
+        retry = self.stage.policy.retry
+        if flight.attempt >= retry.attempts:
+            self._dead(flight, type(error).__name__, error)
+            return
+        wait = error.after if isinstance(error, Retry) else None
+        if wait is None:
+            wait = backoff(flight.attempt, retry.backoff, retry.max_backoff, retry.jitter)
+        _log.warning(
+            "stage %s: %r failed at try %d of %d (%s); next try in %.1f s",
+            self.stage.name, flight.event, flight.attempt, retry.attempts, _words(error), wait,
+            exc_info=None if isinstance(error, Retry) else error,
+        )  # fmt: skip
+        flight.first_at = flight.first_at or datetime.now(UTC)
+        flight.attempt += 1
+        self._sleeping[flight] = self._loop.call_later(wait, self._awake, flight)
+
+    def _awake(self, flight: Flight) -> None:
+        del self._sleeping[flight]
+        self.put(flight)
+
+    def _dead(self, flight: Flight, kind: str, error: BaseException) -> None:
+        now = datetime.now(UTC)
+        reason = str(error) or _words(error)
+        _log.error("stage %s: %r is dead after %d tries (%s): %s", self.stage.name, flight.event, flight.attempt, kind, reason)
+        dead = Dead(flight.route_name, self.stage.name, kind, reason, flight.attempt, flight.first_at or now, now)
+        self._source.stage_dead(flight, dead, error)
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,185 @@
+"""The window: which messages are in flight, how much room there is, and the progress that finished ones make."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from pipeline.dispatch.flight import Flight
+from pipeline.ledger.units import Progress, Range
+
+__all__ = ["Window"]
+
+
+class _Closed(NamedTuple):
+    """A run of finished messages that lies beyond an unfinished one."""
+
+    first: int
+    last: int
+    timestamp: int
+    count: int
+
+
+class Window:
+    """The messages between the prefix that is finished and the newest that was admitted.
+
+    Finished messages beyond an unfinished one are kept as ranges, so that a stuck message costs no memory for those
+    that pass it. Offsets may have gaps; a range covers them.
+
+    Args:
+        progress: Where the source stands.
+        limit: How many messages may be in flight (admitted, and not committed).
+        max_ahead: How many messages may be finished beyond one that is not.
+    """
+
+    def __init__(self, progress: Progress, limit: int, max_ahead: int) -> None:
+        self.limit = limit
+        self.max_ahead = max_ahead
+        self.in_flight = 0
+        self._ahead = 0
+        self._holds: dict[str, str] = {}
+        self._room = asyncio.Event()
+        self._idle = asyncio.Event()
+        self.reset(progress)
+
+    def reset(self, progress: Progress) -> None:
+        """Begin at this progress, with nothing in flight."""
+        self._items: deque[Flight | _Closed] = deque()
+        self._prefix = progress.prefix
+        self._timestamp = progress.timestamp
+        self._done: tuple[Range, ...] = progress.ahead
+        self._starts = [first for first, _ in progress.ahead]
+        self.last = progress.prefix
+        self.last_timestamp = progress.timestamp
+        self._ahead = 0
+        self._update()
+
+    # Admission
+
+    async def room(self) -> None:
+        """Return when there is room for a batch, and nothing holds the source."""
+        await self._room.wait()
+
+    def hold(self, cause: str, reason: str) -> None:
+        """Pause admission until `release(cause)`; the reason is for people."""
+        self._holds[cause] = reason
+        self._update()
+
+    def release(self, cause: str) -> None:
+        """End the pause that this cause holds."""
+        self._holds.pop(cause, None)
+        self._update()
+
+    @property
+    def paused(self) -> dict[str, str]:
+        """Why admission pauses, by cause; empty where it does not."""
+        reasons = dict(self._holds)
+        if self.in_flight >= self.limit:
+            reasons["window"] = f"{self.in_flight} messages are in flight"
+        if self._ahead >= self.max_ahead:
+            reasons["max_ahead"] = f"{self._ahead} messages are finished beyond one that is not"
+        return reasons
+
+    def is_done(self, offset: int) -> bool:
+        """Whether an earlier run finished this message, beyond its prefix."""
+        if not self._done:
+            return False
+        place = bisect_right(self._starts, offset) - 1
+        return place >= 0 and offset <= self._done[place][1]
+
+    def admit(self, flight: Flight) -> None:
+        """Take a message in; offsets only rise."""
+        self._items.append(flight)
+        self.in_flight += 1
+        message = flight.message
+        self.last = message.offset
+        self.last_timestamp = message.timestamp
+
+    def admit_done(self, offset: int, timestamp: int) -> None:
+        """Take in a message that an earlier run finished."""
+        self._items.append(_Closed(offset, offset, timestamp, 1))
+        self._ahead += 1
+        self.last = offset
+        self.last_timestamp = timestamp
+
+    def admitted(self) -> None:
+        """Say that a batch has been taken in."""
+        if self._ahead and not self.in_flight:
+            self.progress()  # nothing is in flight: what an earlier run finished joins the prefix now
+        self._update()
+
+    # Progress
+
+    def progress(self, flights: Iterable[Flight] = ()) -> Progress:
+        """Where the source stands once these flights, which are done, are committed, beside those before them."""
+        for flight in flights:
+            flight.finished = True
+        items = self._items
+        while items and (type(item := items[0]) is _Closed or item.finished):  # type: ignore[union-attr]
+            self._pass(items.popleft())
+        if items and self._ahead_changed():
+            self._compact()
+        ranges = [(item.first, item.last) for item in self._items if type(item) is _Closed]
+        return Progress(self._prefix, self._timestamp, (*ranges, *self._done_to_come()))
+
+    def committed(self, count: int) -> None:
+        """Say that so many flights are committed, and make room."""
+        self.in_flight -= count
+        self._update()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is in flight."""
+        return self.in_flight == 0
+
+    async def wait_idle(self) -> None:
+        """Return when nothing is in flight."""
+        await self._idle.wait()
+
+    def open(self) -> Iterable[Flight]:
+        """The flights that are not finished."""
+        return [item for item in self._items if type(item) is Flight and not item.finished]
+
+    def _done_to_come(self) -> list[Range]:
+        """What an earlier run finished, and this one has not met again yet."""
+        if self._done and self._done[-1][1] <= self.last:
+            self._done, self._starts = (), []
+        return [(max(first, self.last + 1), last) for first, last in self._done if last > self.last]
+
+    def _pass(self, item: Flight | _Closed) -> None:
+        if type(item) is _Closed:
+            self._prefix, self._timestamp = item.last, item.timestamp
+            self._ahead -= item.count
+        else:
+            message = item.message  # type: ignore[union-attr]
+            self._prefix, self._timestamp = message.offset, message.timestamp
+
+    def _ahead_changed(self) -> bool:
+        return any(type(item) is Flight and item.finished for item in self._items)
+
+    def _compact(self) -> None:
+        """Turn each run of finished messages into one range."""
+        kept: deque[Flight | _Closed] = deque()
+        self._ahead = 0
+        for item in self._items:
+            if type(item) is Flight:
+                if not item.finished:
+                    kept.append(item)
+                    continue
+                message = item.message
+                item = _Closed(message.offset, message.offset, message.timestamp, 1)  # noqa: PLW2901
+            assert isinstance(item, _Closed)  # noqa: S101 - for the type checker
+            self._ahead += item.count
+            if kept and type(before := kept[-1]) is _Closed:
+                kept[-1] = _Closed(before.first, item.last, item.timestamp, before.count + item.count)
+            else:
+                kept.append(item)
+        self._items = kept
+
+    def _update(self) -> None:
+        open_ = not self._holds and self.in_flight < self.limit and self._ahead < self.max_ahead
+        (self._room.set if open_ else self._room.clear)()
+        (self._idle.set if self.in_flight == 0 else self._idle.clear)()

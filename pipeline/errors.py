@@ -1,0 +1,101 @@
+"""What can go wrong, each error an instruction to whoever catches it; one root."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class PipelineError(Exception):
+    """The root of every error that this project raises on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong in what the user wrote, said so that it can be mended.
+
+    Attributes:
+        message: What is wrong and what to do.
+        path: Where in the file, as a dotted key (``route[0].match``); empty for the file as a whole.
+        file: The file's path as the user wrote it; empty where no file is involved.
+        line: The line in the file, counted from 1; None where it is not known.
+    """
+
+    message: str
+    path: str = ""
+    file: str = ""
+    line: int | None = None
+
+    def __str__(self) -> str:
+        place = ":".join(str(part) for part in (self.file, self.line) if part)
+        return ": ".join(part for part in (place, self.path, self.message) if part)
+
+
+class UserError(PipelineError):
+    """A user's mistake: shown as its message (exit code 2), never with a traceback."""
+
+
+class ConfigError(UserError):
+    """The configuration is wrong; carries every problem at once.
+
+    Attributes:
+        problems: All that is wrong, in file order.
+    """
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class PluginError(UserError):
+    """A plugin can't be used; names the plugin, its distribution or file, and the remedy."""
+
+
+class Fenced(PipelineError):
+    """Another runner has taken this source over: stop, and commit nothing more."""
+
+
+class HandlerError(PipelineError):
+    """The root of what a handler raises to tell the engine what to do with an event."""
+
+
+class Unavailable(HandlerError):
+    """A dependency is down: wait for it. Uses no attempt, and is never dead-lettered.
+
+    Attributes:
+        dependency: The name of the resource that is down (``temporal``), or ``broker`` or ``database``.
+        reason: What was seen, for people.
+    """
+
+    def __init__(self, dependency: str, reason: str = "") -> None:
+        self.dependency = dependency
+        self.reason = reason
+        super().__init__(f"{dependency} is unavailable: {reason}" if reason else f"{dependency} is unavailable")
+
+
+class Retry(HandlerError):
+    """Try this event again: bounded by the stage's ``attempts``, then it is dead.
+
+    Attributes:
+        after: Seconds to wait before the next try; None for the stage's own backoff.
+    """
+
+    def __init__(self, reason: str = "", *, after: float | None = None) -> None:
+        self.after = after
+        super().__init__(reason or "the handler asked for another try")
+
+
+class Reject(HandlerError):
+    """This event can never succeed: dead at once.
+
+    Attributes:
+        kind: A short word for grouping dead letters (``invalid_data``, ``not_found``).
+    """
+
+    def __init__(self, reason: str, *, kind: str = "rejected") -> None:
+        self.kind = kind
+        super().__init__(reason)
+
+
+class Skip(HandlerError):
+    """This event is not for this route: its stages end here, as filtered."""

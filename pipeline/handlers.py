@@ -1,0 +1,225 @@
+"""The contract of a handler: a decorated async function, or a class."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel
+from typing_extensions import TypeVar
+
+from pipeline.config.models import Policy
+from pipeline.errors import PluginError
+from pipeline.events import Event, Outcome
+from pipeline.resources import NoOptions
+
+__all__ = ["Context", "Delivery", "Handler", "HandlerFunction", "Setup", "handler", "marks_of"]
+
+OptionsT = TypeVar("OptionsT", bound=BaseModel, default=Any)
+_REQUESTS = uuid.UUID("6f0e5f4e-7f0b-4b57-9d53-0a3c5a3d8a11")  # the name space of request ids; never change it
+
+
+class Context:
+    """What a handler may know and do beside the event; one per event and try.
+
+    Attributes:
+        stage: The stage's name in ``pipeline.toml``.
+        route: The route's name.
+        attempt: 1 for the first try; an outage of a dependency counts none.
+        outcome: What became of the route's stages, in a ``finally`` stage; else None.
+        error: What ended the route's stages, in a ``finally`` stage; else None.
+        rows: What the handler has added so far.
+        statements: SQL statements that the handler has added so far.
+    """
+
+    __slots__ = ("attempt", "error", "event_id", "group", "outcome", "route", "rows", "stage", "statements")
+
+    def __init__(
+        self,
+        stage: str,
+        route: str,
+        group: str,
+        event_id: str,
+        attempt: int = 1,
+        outcome: Outcome | None = None,
+        error: BaseException | None = None,
+    ) -> None:
+        self.stage = stage
+        self.route = route
+        self.group = group
+        self.event_id = event_id
+        self.attempt = attempt
+        self.outcome = outcome
+        self.error = error
+        self.rows: list[Any] = []
+        self.statements: list[Any] = []
+
+    @property
+    def request_id(self) -> str:
+        """A UUID made from consumer group, route, stage and event id: the same whenever this event comes again."""
+        return str(uuid.uuid5(_REQUESTS, "\x1f".join((self.group, self.route, self.stage, self.event_id))))
+
+    def add(self, row: Any) -> None:
+        """Leave a SQLModel row, written in the transaction that records the event's outcome.
+
+        It is discarded when this try fails, so an event that is tried again leaves its rows once.
+        """
+        self.rows.append(row)
+
+    def execute(self, statement: Any) -> None:
+        """Leave a SQLAlchemy statement (an upsert, say), executed in that same transaction, after the rows."""
+        self.statements.append(statement)
+
+
+class Delivery(NamedTuple):
+    """An event and its context, as `Handler.handle_batch` gets them."""
+
+    event: Event[Any]
+    context: Context
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a handler is given when it starts.
+
+    Attributes:
+        stage: The stage's name.
+        pipeline: The pipeline's name.
+        resources: The opened resources by name.
+        log: A logger named after the stage.
+    """
+
+    stage: str
+    pipeline: str
+    resources: Mapping[str, Any] = field(default_factory=dict)
+    log: logging.Logger = field(default_factory=lambda: logging.getLogger("pipeline.stage"))
+
+    def resource(self, name: str) -> Any:
+        """The resource of this name. Raises `PluginError` where no ``[resource.<name>]`` is open."""
+        try:
+            return self.resources[name]
+        except KeyError:
+            raise PluginError(
+                f"stage {self.stage!r} needs the resource {name!r}, which is not configured: add [resource.{name}]"
+            ) from None
+
+
+class Handler(Generic[OptionsT]):
+    """A handler with options and a life of its own: one instance per stage and source.
+
+    Class attributes:
+        name: What a stage's ``use`` names it by.
+        Options: A pydantic model of the stage's own keys (``extra="forbid"``).
+        models: Routing-key pattern → model of the data; the first that matches is validated before `handle`.
+        resources: Names of the resources that it needs.
+        policy: The default policy of its stages.
+        max_batch: How many events `handle_batch` takes at most.
+
+    A class that defines `handle_batch` is called with batches only. A batch never holds two events of one key, and
+    comes in stream order.
+    """
+
+    name: ClassVar[str]
+    Options: ClassVar[type[BaseModel]] = NoOptions
+    models: ClassVar[Mapping[str, type[BaseModel]]] = {}
+    resources: ClassVar[tuple[str, ...]] = ()
+    policy: ClassVar[Policy] = Policy()
+    max_batch: ClassVar[int] = 500
+
+    def __init__(self, options: OptionsT) -> None:
+        self.options = options
+
+    async def start(self, setup: Setup) -> None:
+        """Called once before the first event; must not wait for other systems."""
+
+    async def stop(self) -> None:
+        """Called once after the last event."""
+
+    async def handle(self, event: Event[Any], context: Context) -> None:
+        """Handle one event: return when it is done, or raise one of `pipeline.errors`' instructions."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither handle nor handle_batch")
+
+    async def handle_batch(self, batch: Sequence[Delivery]) -> Sequence[BaseException | None] | None:
+        """Handle many events: None when all are done, else per event None or the error that ends its try.
+
+        What it raises counts for every event of the batch.
+        """
+        raise NotImplementedError
+
+
+HandlerFunction: TypeAlias = Callable[..., Awaitable[None]]
+HandlerFactory: TypeAlias = type[Handler[Any]]
+_MARK = "__pipeline_handler__"
+
+
+def handler(
+    name: str,
+    *,
+    models: Mapping[str, type[BaseModel]] | None = None,
+    resources: tuple[str, ...] = (),
+    policy: Policy | None = None,
+) -> Callable[[HandlerFunction], HandlerFunction]:
+    """Mark an async function of ``(event)`` or ``(event, context)`` as the handler of this name.
+
+    The decorator only marks: the function stays as it is, and the loader finds it in the modules that it loads. An
+    annotation ``event: Event[Model]`` declares the model of its data for every routing key.
+
+    Raises:
+        PluginError: The function is not async, or takes other arguments.
+    """
+
+    def mark(function: HandlerFunction) -> HandlerFunction:
+        setattr(function, _MARK, _class_for(function, name, models, resources, policy))
+        return function
+
+    return mark
+
+
+def marks_of(module: Any) -> list[HandlerFactory]:
+    """The handlers that a module's decorated functions stand for, in the order of their names in it."""
+    found = (getattr(value, _MARK, None) for value in vars(module).values() if inspect.isfunction(value))
+    return [factory for factory in found if factory is not None]
+
+
+def _class_for(
+    function: HandlerFunction,
+    name: str,
+    models: Mapping[str, type[BaseModel]] | None,
+    resources: tuple[str, ...],
+    policy: Policy | None,
+) -> HandlerFactory:
+    where = f"handler {name!r} ({function.__module__}.{function.__qualname__})"
+    if not inspect.iscoroutinefunction(function):
+        raise PluginError(f"{where} is not async: write 'async def'")
+    arguments = len(inspect.signature(function).parameters)
+    if arguments not in (1, 2):
+        raise PluginError(f"{where} takes {arguments} arguments: write (event) or (event, context)")
+    body = {"name": name, "models": models or _model_of(function), "resources": resources, "__doc__": function.__doc__}
+    if policy is not None:
+        body["policy"] = policy
+    body["handle"] = _method_of(function, arguments)
+    body["__module__"] = function.__module__
+    return type(function.__name__, (Handler,), body)
+
+
+def _method_of(function: HandlerFunction, arguments: int) -> Callable[..., Awaitable[None]]:
+    if arguments == 1:
+        return lambda self, event, context: function(event)
+    return lambda self, event, context: function(event, context)
+
+
+def _model_of(function: HandlerFunction) -> Mapping[str, type[BaseModel]]:
+    """The model in ``event: Event[Model]``, for every routing key."""
+    try:
+        hints = get_type_hints(function)
+    except NameError:
+        return {}
+    first = next(iter(inspect.signature(function).parameters))
+    annotation = hints.get(first)
+    if get_origin(annotation) is Event and (model := get_args(annotation)[0]) is not Any:
+        return {"#": model}
+    return {}

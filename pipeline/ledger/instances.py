@@ -1,0 +1,58 @@
+"""The heartbeat: a row for each running process, by which other processes see it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, delete, func, literal, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlmodel import col
+
+from pipeline.ledger.columns import UTCDateTime, utcnow
+from pipeline.ledger.database import Database
+from pipeline.ledger.tables import Instance
+
+__all__ = ["Instances"]
+
+
+class Instances:
+    """The table `instances`. Methods raise `Unavailable("database", …)` where the database can't be reached.
+
+    Times are taken from PostgreSQL's clock, so that hosts whose clocks differ agree on who is alive.
+    """
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def beat(self, instance: Instance) -> None:
+        """Write the process's row anew, with the time now as its `beat_at`."""
+        kind: Any = postgresql.insert if self._db.dialect == "postgresql" else sqlite.insert
+        values = instance.model_dump() | {"beat_at": self._now()}
+        statement = kind(Instance).values(values)
+        changed = {name: statement.excluded[name] for name in values if name != "id"}
+        async with self._db.write() as connection:
+            await connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=changed))
+
+    async def alive(self, within: float = 5.0) -> list[Instance]:
+        """The processes that gave a sign of life in the last `within` seconds, oldest first."""
+        recent = col(Instance.beat_at) >= self._now(timedelta(seconds=within))
+        return await self._db.fetch(
+            Instance, select(Instance).where(recent).order_by(col(Instance.started_at), col(Instance.id))
+        )
+
+    async def remove(self, instance_id: str) -> None:
+        """Remove a process's row, as it stops."""
+        async with self._db.write() as connection:
+            await connection.execute(delete(Instance).where(col(Instance.id) == instance_id))
+
+    async def purge(self, older_than: timedelta = timedelta(days=1)) -> int:
+        """Remove the rows of processes that gave no sign of life for so long. Returns how many."""
+        async with self._db.write() as connection:
+            result = await connection.execute(delete(Instance).where(col(Instance.beat_at) < self._now(older_than)))
+        return result.rowcount
+
+    def _now(self, ago: timedelta = timedelta()) -> ColumnElement[datetime]:
+        if self._db.dialect == "postgresql":
+            return func.clock_timestamp(type_=UTCDateTime()) - ago
+        return literal(utcnow() - ago, UTCDateTime())

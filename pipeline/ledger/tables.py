@@ -1,0 +1,168 @@
+"""The ledger's own tables, as SQLModel classes; no column's name needs quoting in SQL."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import BigInteger, Index, LargeBinary, MetaData, Text, UniqueConstraint
+from sqlmodel import Field, SQLModel
+
+from pipeline.ledger.columns import NAMING, big_id, json_type, utcnow
+
+__all__ = ["TABLES", "DeadLetter", "Instance", "OutcomeRow", "ProgressRow", "SeenEvent"]
+
+
+class LedgerModel(SQLModel):
+    """The base of the ledger's tables: metadata of their own, apart from plugins' tables."""
+
+    metadata: ClassVar[MetaData] = MetaData(naming_convention=NAMING)
+
+
+def _text(**options: Any) -> Any:
+    return Field(sa_type=Text, **options)
+
+
+def _group(**options: Any) -> Any:
+    return _text(sa_column_kwargs={"name": "consumer_group"}, **options)
+
+
+class ProgressRow(LedgerModel, table=True):
+    """How far one consumer group has come on one stream, and which runner owns it.
+
+    Attributes:
+        group: The consumer group.
+        stream: The stream.
+        source: The source's name in `pipeline.toml`, for people.
+        prefix: Every message up to this offset is finished; -1 before the first.
+        chunk_timestamp: The timestamp of the message at `prefix`, in milliseconds.
+        incarnation: Counts how often the stream was deleted and created anew.
+        ahead: Finished ranges beyond the prefix, as JSON: ``[[first, last], …]``.
+        handled: Messages that ended as handled, since the beginning; likewise the three after it.
+        owner: The runner that reads this source now; None where none does.
+        epoch: Counts the owners; each commit is conditional on it.
+        beat: Changes as long as the owner lives.
+        token: The last commit; None where there never was one.
+        updated_at: When the owner last wrote.
+    """
+
+    __tablename__ = "progress"
+
+    group: str = _group(primary_key=True)
+    stream: str = _text(primary_key=True)
+    source: str = _text()
+    prefix: int = Field(default=-1, sa_type=BigInteger)
+    chunk_timestamp: int | None = Field(default=None, sa_type=BigInteger)
+    incarnation: int = 0
+    ahead: str = _text(default="[]")
+    handled: int = Field(default=0, sa_type=BigInteger)
+    filtered: int = Field(default=0, sa_type=BigInteger)
+    dead: int = Field(default=0, sa_type=BigInteger)
+    duplicate: int = Field(default=0, sa_type=BigInteger)
+    owner: str | None = _text(default=None)
+    epoch: int = Field(default=0, sa_type=BigInteger)
+    beat: int = Field(default=0, sa_type=BigInteger)
+    token: str | None = _text(default=None)
+    updated_at: datetime = Field(default_factory=utcnow)
+
+
+class DeadLetter(LedgerModel, table=True):
+    """One route of one message that failed for good, with the message as it came.
+
+    Attributes:
+        message_timestamp: When the broker took the message, in milliseconds since 1970 (UTC).
+        route: The route that failed; empty where the message reached none.
+        stage: The stage that failed; empty where the message reached none.
+        kind: A short word for grouping.
+        attempts: How often the stage was tried.
+        body: The message's bytes exactly; the raw frame where it could not be decoded.
+        state: ``open``, until someone deals with it.
+    """
+
+    __tablename__ = "dead_letters"
+    __table_args__ = (
+        UniqueConstraint(
+            "consumer_group", "stream", "incarnation", "message_offset", "route", name="uq_dead_letters_message"
+        ),
+    )
+
+    id: int | None = Field(default=None, primary_key=True, sa_type=big_id())
+    source: str = _text()
+    group: str = _group()
+    stream: str = _text()
+    incarnation: int
+    offset: int = Field(sa_type=BigInteger, sa_column_kwargs={"name": "message_offset"})
+    message_timestamp: int = Field(sa_type=BigInteger)
+    event_id: str = _text()
+    routing_key: str | None = _text(default=None)
+    route: str = _text()
+    stage: str = _text()
+    kind: str = _text()
+    reason: str = _text()
+    attempts: int
+    body: bytes = Field(sa_type=LargeBinary)
+    headers: dict[str, Any] = Field(default_factory=dict, sa_type=json_type())
+    content_type: str | None = _text(default=None)
+    first_at: datetime
+    last_at: datetime
+    state: str = _text(default="open")
+    created_at: datetime = Field(default_factory=utcnow)
+
+
+class SeenEvent(LedgerModel, table=True):
+    """An event that a group has finished: its id is remembered, so that a repeat is dropped."""
+
+    __tablename__ = "seen_events"
+    __table_args__ = (Index("ix_seen_events_age", "consumer_group", "seen_at"),)
+
+    group: str = _group(primary_key=True)
+    event_id: str = _text(primary_key=True)
+    seen_at: datetime
+
+
+class OutcomeRow(LedgerModel, table=True):
+    """The journal: what became of one message on one route, where the source has ``journal = true``."""
+
+    __tablename__ = "outcomes"
+    __table_args__ = (
+        Index("ix_outcomes_message", "consumer_group", "stream", "message_offset"),
+        Index("ix_outcomes_event_id", "event_id"),
+    )
+
+    id: int | None = Field(default=None, primary_key=True, sa_type=big_id())
+    group: str = _group()
+    stream: str = _text()
+    incarnation: int
+    offset: int = Field(sa_type=BigInteger, sa_column_kwargs={"name": "message_offset"})
+    event_id: str = _text()
+    routing_key: str | None = _text(default=None)
+    route: str = _text()
+    outcome: str = _text()
+    reason: str = _text(default="")
+    at: datetime
+
+
+class Instance(LedgerModel, table=True):
+    """The heartbeat of a running process, written every second.
+
+    Attributes:
+        id: Names the process, for as long as it lives.
+        pipeline: The pipeline's name.
+        stats: The figures of the whole process.
+        sources: The figures of each source, by name.
+    """
+
+    __tablename__ = "instances"
+
+    id: str = _text(primary_key=True)
+    pipeline: str = _text()
+    host: str = _text()
+    pid: int
+    started_at: datetime
+    beat_at: datetime = Field(default_factory=utcnow)
+    stats: dict[str, Any] = Field(default_factory=dict, sa_type=json_type())
+    sources: dict[str, Any] = Field(default_factory=dict, sa_type=json_type())
+
+
+TABLES: tuple[type[SQLModel], ...] = (ProgressRow, DeadLetter, SeenEvent, OutcomeRow, Instance)
+"""All of them, for the core's migrations."""

@@ -1,0 +1,175 @@
+"""What a commit writes beside the progress: handlers' rows, dead letters, seen ids, the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import insert, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, CompileError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from pipeline.events import Outcome
+from pipeline.ledger.clean import clean_id, clean_json, clean_text
+from pipeline.ledger.database import Database
+from pipeline.ledger.faults import Fault, fault_of, reason_of
+from pipeline.ledger.rows import RowWriter
+from pipeline.ledger.seen import SeenIds
+from pipeline.ledger.tables import DeadLetter, OutcomeRow
+from pipeline.ledger.units import Dead, JournalEntry, SourceKey, Unit, Unwritable
+
+__all__ = ["UNWRITABLE", "Scope", "UnitWriter", "blames_data"]
+
+UNWRITABLE: Final = "unwritable"
+"""The kind of dead letter that stands for a unit whose rows the database refused."""
+
+_DATA_ERRORS: Final = (
+    ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError, ArgumentError, CompileError,
+)  # fmt: skip
+"""What drivers and SQLAlchemy raise for a value, a row or a statement that never reaches the database."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What all units of one commit share.
+
+    Attributes:
+        key: Whose progress it is.
+        incarnation: The stream's.
+        at: When the commit began.
+    """
+
+    key: SourceKey
+    incarnation: int
+    at: datetime
+
+    def event_id(self, unit: Unit) -> str:
+        """The id that the unit's message goes by; built from its place where it has none."""
+        return unit.event_id or unit.message.id or f"{self.key.stream}/{self.incarnation}/{unit.message.offset}"
+
+
+def blames_data(error: Exception) -> bool:
+    """True where a unit's own rows or statements are at fault, and no other try will mend it."""
+    fault = fault_of(error)
+    return fault is Fault.DATA or (fault is None and isinstance(error, _DATA_ERRORS))
+
+
+class UnitWriter:
+    """Writes units within a transaction; finds those that can't be written, and a dead letter for each of them."""
+
+    def __init__(self, db: Database, seen: SeenIds) -> None:
+        self._db = db
+        self._seen = seen
+        self._rows = RowWriter()
+        self._dead_letters = _upsert_dead_letters(db.dialect)
+        self._journal = insert(OutcomeRow)
+
+    async def write(self, connection: AsyncConnection, scope: Scope, units: Sequence[Unit]) -> None:
+        """Write all of it, in bulk. An error that `blames_data` means that one of the units can't be written."""
+        await self._rows.write(connection, units)
+        if dead := [row for unit in units for row in _dead_letters(scope, unit)]:
+            await connection.execute(self._dead_letters, dead)
+        await self._seen.remember(connection, scope.key.group, _ids(units), scope.at)
+        if journal := [row for unit in units for row in _journal_rows(scope, unit)]:
+            await connection.execute(self._journal, journal)
+
+    async def isolate(self, connection: AsyncConnection, scope: Scope, units: Sequence[Unit]) -> list[Unwritable]:
+        """Write what can be written, by halves; a unit that can't leaves a dead letter instead of its rows."""
+        try:
+            async with connection.begin_nested():
+                await self.write(connection, scope, units)
+                await self._check_deferred(connection)
+        except Exception as error:
+            if not blames_data(error):
+                raise
+            if len(units) == 1:
+                return [await self._bury(connection, scope, units[0], error)]
+        else:
+            return []
+        middle = len(units) // 2
+        first = await self.isolate(connection, scope, units[:middle])
+        return first + await self.isolate(connection, scope, units[middle:])
+
+    async def _bury(self, connection: AsyncConnection, scope: Scope, unit: Unit, error: Exception) -> Unwritable:
+        reason = f"the database refused what the stages left: {reason_of(error)}"
+        dead = Dead("", "", UNWRITABLE, reason, 0, scope.at, scope.at)
+        journal = [_undone(entry, reason) for entry in unit.journal]
+        rest = replace(unit, outcome=Outcome.DEAD, rows=(), statements=(), dead=(*unit.dead, dead), journal=journal)
+        await self.write(connection, scope, [rest])
+        return Unwritable(unit, dead)
+
+    async def _check_deferred(self, connection: AsyncConnection) -> None:
+        """Check deferred constraints now: at the commit it could no longer be told which unit breaks them."""
+        if self._db.dialect == "postgresql":
+            await connection.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
+            await connection.execute(text("SET CONSTRAINTS ALL DEFERRED"))
+
+
+def _undone(entry: JournalEntry, reason: str) -> JournalEntry:
+    return JournalEntry(entry.route, Outcome.DEAD, reason) if entry.outcome is Outcome.HANDLED else entry
+
+
+def _ids(units: Iterable[Unit]) -> Iterator[str]:
+    return (unit.event_id for unit in units if unit.event_id is not None)
+
+
+def _dead_letters(scope: Scope, unit: Unit) -> Iterator[dict[str, Any]]:
+    if not unit.dead:
+        return
+    message = unit.message
+    shared = {
+        "source": scope.key.source,
+        "consumer_group": scope.key.group,
+        "stream": scope.key.stream,
+        "incarnation": scope.incarnation,
+        "message_offset": message.offset,
+        "message_timestamp": message.timestamp,
+        "event_id": clean_id(scope.event_id(unit)),
+        "routing_key": None if unit.routing_key is None else clean_text(unit.routing_key),
+        "body": bytes(message.body),
+        "headers": clean_json(message.headers),
+        "content_type": None if message.content_type is None else clean_text(message.content_type),
+        "state": "open",
+        "created_at": scope.at,
+    }
+    for dead in unit.dead:
+        yield shared | {
+            "route": dead.route,
+            "stage": dead.stage,
+            "kind": clean_text(dead.kind),
+            "reason": clean_text(dead.reason),
+            "attempts": dead.attempts,
+            "first_at": dead.first_at,
+            "last_at": dead.last_at,
+        }
+
+
+def _journal_rows(scope: Scope, unit: Unit) -> Iterator[dict[str, Any]]:
+    for entry in unit.journal:
+        yield {
+            "consumer_group": scope.key.group,
+            "stream": scope.key.stream,
+            "incarnation": scope.incarnation,
+            "message_offset": unit.message.offset,
+            "event_id": clean_id(scope.event_id(unit)),
+            "routing_key": None if unit.routing_key is None else clean_text(unit.routing_key),
+            "route": entry.route,
+            "outcome": entry.outcome.value,
+            "reason": clean_text(entry.reason),
+            "at": scope.at,
+        }
+
+
+def _upsert_dead_letters(dialect: str) -> Any:
+    """A message that is read and fails again replaces its dead letter."""
+    statement: Any = (postgresql.insert if dialect == "postgresql" else sqlite.insert)(DeadLetter)
+    key = ("consumer_group", "stream", "incarnation", "message_offset", "route")
+    replaced = {
+        column.name: statement.excluded[column.name]
+        for column in DeadLetter.__table__.columns  # type: ignore[attr-defined]
+        if not column.primary_key and column.name not in key
+    }
+    return statement.on_conflict_do_update(index_elements=key, set_=replaced)

@@ -1,0 +1,228 @@
+"""Finding and loading plugins: installed packages by their entry points, local files by their path."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from pipeline import hookspecs
+from pipeline.config.catalog import Catalog
+from pipeline.connectors import Connector
+from pipeline.errors import PluginError
+from pipeline.handlers import Handler, marks_of
+from pipeline.resources import Resource
+
+if TYPE_CHECKING:
+    import typer
+
+    from pipeline.ledger.migrations import Branch
+
+__all__ = ["LoadedPlugin", "Plugins", "load_plugins"]
+
+
+@dataclass(slots=True)
+class LoadedPlugin:
+    """One plugin, and what it registers.
+
+    Attributes:
+        name: The entry point's name, or the local file's path.
+        origin: The distribution and its version, or ``local file``.
+        error: Why it can't be used; None where it can.
+    """
+
+    name: str
+    origin: str
+    module: ModuleType | None = None
+    error: PluginError | None = None
+    handlers: list[type[Handler[Any]]] = field(default_factory=list)
+    connectors: list[type[Connector]] = field(default_factory=list)
+    resources: list[type[Resource[Any]]] = field(default_factory=list)
+    branches: list[Branch] = field(default_factory=list)
+    commands: list[tuple[str, typer.Typer]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"plugin {self.name!r} ({self.origin})"
+
+
+@dataclass(frozen=True, slots=True)
+class Plugins:
+    """All plugins of a run, sound ones and broken ones, in the order of loading."""
+
+    loaded: tuple[LoadedPlugin, ...]
+
+    @property
+    def broken(self) -> tuple[LoadedPlugin, ...]:
+        """Those that can't be used."""
+        return tuple(plugin for plugin in self.loaded if plugin.error)
+
+    def require_sound(self) -> Plugins:
+        """Itself, where every plugin can be used. Raises the `PluginError` of the broken ones, all in one."""
+        if self.broken:
+            raise PluginError("\n".join(str(plugin.error) for plugin in self.broken))
+        return self
+
+    def catalog(self) -> Catalog:
+        """What the plugins offer, by name."""
+        sound = [plugin for plugin in self.loaded if not plugin.error]
+        return Catalog(
+            handlers={handler.name: handler for plugin in sound for handler in plugin.handlers},
+            resources={resource.name: resource for plugin in sound for resource in plugin.resources},
+            connectors={
+                scheme: connector for plugin in sound for connector in plugin.connectors for scheme in connector.schemes
+            },
+        )
+
+    def branches(self) -> list[Branch]:
+        """The tables that the plugins bring, as Alembic branches."""
+        return [branch for plugin in self.loaded for branch in plugin.branches]
+
+
+def load_plugins(local: Sequence[Path] = (), *, installed: Iterable[EntryPoint] | None = None) -> Plugins:
+    """Load every installed plugin, and the local handlers in these files and folders.
+
+    Args:
+        local: ``.py`` files, or folders of them (names that begin with ``_`` or ``.`` are left out).
+        installed: Entry points in place of the installed ones, for tests.
+
+    A plugin that can't be used is kept with its error: `Plugins.require_sound` raises it.
+    """
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    points = entry_points(group=hookspecs.PROJECT) if installed is None else installed
+    loaded = [_load_entry_point(point, manager) for point in sorted(points, key=lambda point: point.name)]
+    loaded += [_load_file(path, manager) for path in _local_files(local)]
+    _refuse_unknown_hooks(manager, loaded)
+    _refuse_duplicates(loaded)
+    return Plugins(tuple(loaded))
+
+
+def _load_entry_point(point: EntryPoint, manager: pluggy.PluginManager) -> LoadedPlugin:
+    origin = f"{point.dist.name} {point.dist.version}" if point.dist else "no distribution"
+    plugin = LoadedPlugin(point.name, origin)
+    try:
+        plugin.module = point.load()
+    except Exception as error:  # noqa: BLE001 - whatever a stranger's module raises is reported, not ours to choose
+        plugin.error = PluginError(
+            f"{plugin} failed to import {point.value!r}: {_words(error)}. "
+            f"Mend it, install what it needs, or uninstall {point.dist.name if point.dist else point.name}"
+        )
+        return plugin
+    return _register(plugin, manager)
+
+
+def _local_files(local: Sequence[Path]) -> list[Path]:
+    files: list[Path] = []
+    for path in local:
+        if path.is_dir():
+            files += sorted(file for file in path.glob("*.py") if not file.name.startswith(("_", ".")))
+        elif path.suffix == ".py" and path.is_file():
+            files.append(path)
+        else:
+            raise PluginError(f"local handlers {str(path)!r}: there is no such folder or .py file")
+    return files
+
+
+def _load_file(path: Path, manager: pluggy.PluginManager) -> LoadedPlugin:
+    plugin = LoadedPlugin(str(path), "local file")
+    # The hash keeps two files of one name apart.
+    name = f"pipeline_local_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # noqa: S101 - a .py file always has a loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # noqa: BLE001 - whatever a user's file raises is reported with its place
+        del sys.modules[name]
+        plugin.error = PluginError(f"{plugin} failed to load: {_words(error)}{_line_in(path, error)}")
+        return plugin
+    plugin.module = module
+    return _register(plugin, manager)
+
+
+def _register(plugin: LoadedPlugin, manager: pluggy.PluginManager) -> LoadedPlugin:
+    module = plugin.module
+    try:
+        manager.register(module, plugin.name)
+        plugin.handlers = marks_of(module)
+        plugin.handlers += _call(manager, module, "pipeline_handlers", Handler)
+        plugin.connectors = _call(manager, module, "pipeline_connectors", Connector)
+        plugin.resources = _call(manager, module, "pipeline_resources", Resource)
+        plugin.branches = _call(manager, module, "pipeline_tables", None)
+        plugin.commands = _call(manager, module, "pipeline_commands", None)
+    except PluginError as error:
+        plugin.error = PluginError(f"{plugin}: {error}")
+    except Exception as error:  # noqa: BLE001 - a stranger's hook may raise anything
+        plugin.error = PluginError(f"{plugin} could not be registered: {_words(error)}")
+    return plugin
+
+
+def _call(manager: pluggy.PluginManager, module: Any, hook: str, kind: type[Any] | None) -> list[Any]:
+    """What one plugin's implementation of a hook returns, each checked to be a subclass of `kind`."""
+    others = [other for other in manager.get_plugins() if other is not module]
+    found: list[Any] = []
+    for result in manager.subset_hook_caller(hook, others)():
+        if not isinstance(result, (list, tuple)):
+            raise PluginError(f"{hook}() returned {result!r}: return a list")
+        found += result
+    for item in found:
+        if kind is None:
+            continue
+        if not (isinstance(item, type) and issubclass(item, kind)):
+            raise PluginError(f"{hook}() returned {item!r}: return subclasses of pipeline's {kind.__name__}")
+        if kind is not Connector and not getattr(item, "name", ""):
+            raise PluginError(f"{item.__qualname__} has no name: set the class attribute 'name'")
+    return found
+
+
+def _refuse_unknown_hooks(manager: pluggy.PluginManager, loaded: list[LoadedPlugin]) -> None:
+    try:
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        known = ", ".join(sorted(name for name in vars(hookspecs) if name.startswith("pipeline_")))
+        for plugin in loaded:
+            if plugin.module is error.plugin:
+                plugin.error = PluginError(f"{plugin}: {error}. The hooks are: {known}")
+        # pluggy names one plugin at a time: look for the next one without it.
+        manager.unregister(error.plugin)
+        _refuse_unknown_hooks(manager, loaded)
+
+
+def _refuse_duplicates(loaded: list[LoadedPlugin]) -> None:
+    owners: dict[tuple[str, str], LoadedPlugin] = {}
+    for plugin in loaded:
+        names = [("handler", handler.name) for handler in plugin.handlers]
+        names += [("resource", resource.name) for resource in plugin.resources]
+        names += [("broker scheme", scheme) for connector in plugin.connectors for scheme in connector.schemes]
+        names += [("command", name) for name, _ in plugin.commands]
+        for kind, name in names:
+            first = owners.setdefault((kind, name), plugin)
+            if first is not plugin or names.count((kind, name)) > 1:
+                plugin.error = PluginError(
+                    f"{plugin} registers the {kind} {name!r}, which {first} registers already: rename one of them"
+                )
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _line_in(path: Path, error: BaseException) -> str:
+    """The last line of this file that the error passed through, for people."""
+    if isinstance(error, SyntaxError) and error.lineno:
+        return f" ({path}:{error.lineno})"
+    line, trace = None, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return f" ({path}:{line})" if line else ""

@@ -1,0 +1,1 @@
+"""Stage policies: how a stage treats time and failure, one file each."""

@@ -1,0 +1,67 @@
+"""Timeout: ends the tries that take too long, with one timer for all of a stage's workers.
+
+`asyncio.timeout` sets and cancels a timer per call, which costs more than a short handler itself. Here a worker only
+notes when its try must be over, and one timer looks through the notes a few times within each period.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
+__all__ = ["Timeout"]
+
+_LOOKS_PER_PERIOD = 10
+
+
+class Timeout:
+    """The time limit of one stage.
+
+    Args:
+        seconds: How long one try may take; None for no limit. It is ended at most a tenth of that later.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = seconds
+        self._due: dict[asyncio.Task[Any], float] = {}
+        self._expired: set[asyncio.Task[Any]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def run(self, call: Awaitable[Any], task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop) -> Any:
+        """Await the call, in the current task.
+
+        Raises:
+            TimeoutError: It took too long, and was cancelled.
+        """
+        if self.seconds is None:
+            return await call
+        self._due[task] = loop.time() + self.seconds
+        if self._timer is None:
+            self._timer = loop.call_later(self.seconds / _LOOKS_PER_PERIOD, self._look, loop)
+        try:
+            return await call
+        except asyncio.CancelledError:
+            if task in self._expired and task.uncancel() == 0:
+                raise TimeoutError(f"took longer than {self.seconds:g} s") from None
+            raise
+        finally:
+            del self._due[task]
+            self._expired.discard(task)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        assert self.seconds is not None  # noqa: S101 - no timer is set without a limit
+        now = loop.time()
+        for task, due in self._due.items():
+            if due <= now and task not in self._expired:
+                self._expired.add(task)
+                task.cancel()
+        # With no try under way the timer rests; the next try sets it again.
+        again = bool(self._due)
+        self._timer = loop.call_later(self.seconds / _LOOKS_PER_PERIOD, self._look, loop) if again else None
+
+    def close(self) -> None:
+        """Stop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

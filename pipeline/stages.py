@@ -1,0 +1,91 @@
+"""Stages: a handler with its options, policy and condition, made ready to be called."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from pipeline.config.models import Policy
+from pipeline.errors import Reject
+from pipeline.events import Event
+from pipeline.handlers import Handler, Setup
+from pipeline.topics import compile_pattern
+
+if TYPE_CHECKING:
+    from pipeline.expressions import Expression
+
+__all__ = ["Stage"]
+
+_KEYS_REMEMBERED = 10_000
+
+
+class Stage:
+    """One stage of one source: the handler's instance, and what the engine does around it.
+
+    Args:
+        name: The stage's name.
+        handler: A fresh instance of its handler, with validated options.
+        policy: The effective policy.
+        when: Its condition, or None.
+        is_async: Whether it runs on a worker.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        handler: Handler[Any],
+        policy: Policy,
+        when: Expression | None = None,
+        *,
+        is_async: bool = False,
+    ) -> None:
+        self.name = name
+        self.handler = handler
+        self.policy = policy
+        self.when = when
+        self.is_async = is_async
+        self.takes_batches = type(handler).handle_batch is not Handler.handle_batch
+        self.max_batch = handler.max_batch
+        self._models = [(compile_pattern(text), model) for text, model in handler.models.items()]
+        self._model_by_key: dict[str, type[BaseModel] | None] = {}
+        self.validates = bool(self._models)
+
+    async def start(self, pipeline: str, resources: Mapping[str, Any]) -> None:
+        """Start the handler."""
+        log = logging.getLogger(f"pipeline.stage.{self.name}")
+        await self.handler.start(Setup(self.name, pipeline, resources, log))
+
+    async def stop(self) -> None:
+        """Stop the handler."""
+        await self.handler.stop()
+
+    def validated(self, event: Event[Any]) -> Event[Any]:
+        """The event with its data as the model that the handler declares for its routing key.
+
+        Raises:
+            Reject: The data does not fit the model (kind ``invalid_data``).
+        """
+        model = self._model_for(event.routing_key)
+        if model is None:
+            return event
+        try:
+            return event.with_model(model.model_validate(event.data))
+        except ValidationError as error:
+            faults = "; ".join(
+                f"{'.'.join(str(part) for part in fault['loc']) or 'data'}: {fault['msg']}" for fault in error.errors()
+            )
+            raise Reject(f"the data does not fit {model.__name__}: {faults}", kind="invalid_data") from None
+
+    def _model_for(self, routing_key: str) -> type[BaseModel] | None:
+        try:
+            return self._model_by_key[routing_key]
+        except KeyError:
+            pass
+        if len(self._model_by_key) >= _KEYS_REMEMBERED:
+            self._model_by_key.clear()
+        found = next((model for pattern, model in self._models if pattern.matches(routing_key)), None)
+        self._model_by_key[routing_key] = found
+        return found

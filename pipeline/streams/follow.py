@@ -1,0 +1,150 @@
+"""Reads a stream for ever: through outages of the broker, and through the stream's deletion and re-creation."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import Literal, cast
+
+from pipeline.connectors import BrokerRefused, Connector, MessageBatch, Start
+from pipeline.errors import Unavailable
+from pipeline.policies.backoff import backoff
+
+__all__ = ["Following", "StreamState", "follow"]
+
+_log = logging.getLogger("pipeline.streams")
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """How reading a stream stands.
+
+    Attributes:
+        status: `connecting` at first; `reading`, also while there is nothing to read; `down` where the broker can't be
+            reached; `refused` where it says no, as it does for a deleted stream.
+        reason: Why it is down or refused, for people.
+    """
+
+    status: Literal["connecting", "reading", "down", "refused"] = "connecting"
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.status}: {self.reason}" if self.reason else self.status
+
+
+@dataclass(frozen=True, slots=True)
+class Following:
+    """How `follow` goes about it, in seconds.
+
+    Attributes:
+        first_wait: The wait after the first failure; doubled for each further one.
+        longest_wait: The longest wait.
+        jitter: The part of each wait that is random, 0 to 1.
+        settled: A read that lasted this long, or delivered a batch, was a success: the next failure is a first one.
+    """
+
+    first_wait: float = 0.1
+    longest_wait: float = 10.0
+    jitter: float = 0.5
+    settled: float = 5.0
+
+
+async def follow(
+    connector: Connector,
+    stream: str,
+    start: Callable[[], Awaitable[Start]],
+    *,
+    name: str,
+    max_batch: int = 500,
+    on_state: Callable[[StreamState], object] = lambda state: None,
+    refuse_at_start: bool = True,
+    how: Following = Following(),
+) -> AsyncGenerator[MessageBatch, None]:
+    """Yield the stream's batches for ever, connecting again whenever the broker was lost.
+
+    Close the generator (``async with contextlib.aclosing(follow(…))``) to end the read; it ends promptly, also while
+    it waits. A caller that is slow to ask for the next batch slows the broker down: that is how consumption pauses.
+
+    Args:
+        connector: Connected here where it is not yet, and again after each failure; closing it is the caller's.
+        stream: The stream's name.
+        start: Asked before each read, the first included, where to begin: after a loss, the last offset that was
+            taken in + 1. What it raises counts as the connector's failure.
+        name: Labels the reader in the broker's own tools.
+        max_batch: How many messages a batch holds at most.
+        on_state: Called with each new state, never twice with the same.
+        refuse_at_start: Whether a `BrokerRefused` is raised as long as no read has settled. Later ones are
+            waited out, like outages: a deleted stream may be created again.
+        how: Waiting times.
+
+    Raises:
+        BrokerRefused: At the start, see `refuse_at_start`.
+    """
+    report = _Reporter(stream, on_state)
+    failures = 0
+    starting = refuse_at_start
+    while True:
+        success = _Success(how.settled)
+        try:
+            await connector.connect()
+            await connector.bounds(stream)  # a read of a missing stream would say so later, or never
+            batches = connector.read(stream, await start(), name=name, max_batch=max_batch)
+            report(StreamState("reading"))
+            success.began()
+            async with contextlib.aclosing(_closable(batches)) as reading:
+                async for batch in reading:
+                    success.delivered = True
+                    yield batch
+            problem = StreamState("down", "the connector ended the read without saying why")
+        except Unavailable as error:
+            problem = StreamState("down", str(error))
+        except BrokerRefused as error:
+            if starting and not success:
+                raise
+            problem = StreamState("refused", str(error))
+        if success:
+            starting = False
+            failures = 0
+        failures += 1
+        report(problem)
+        await asyncio.sleep(backoff(failures, how.first_wait, how.longest_wait, how.jitter))
+
+
+class _Success:
+    """Whether a read has settled: it delivered a batch, or lasted for some time."""
+
+    def __init__(self, settled: float) -> None:
+        self.delivered = False
+        self._settled = settled
+        self._since: float | None = None
+
+    def began(self) -> None:
+        self._since = monotonic()
+
+    def __bool__(self) -> bool:
+        return self.delivered or (self._since is not None and monotonic() - self._since >= self._settled)
+
+
+class _Reporter:
+    """Passes changes of the state on, and logs them."""
+
+    def __init__(self, stream: str, on_state: Callable[[StreamState], object]) -> None:
+        self._stream = stream
+        self._on_state = on_state
+        self._last: StreamState | None = None
+
+    def __call__(self, state: StreamState) -> None:
+        if state == self._last:
+            return
+        self._last = state
+        _log.log(logging.INFO if state.status == "reading" else logging.WARNING, "stream %s: %s", self._stream, state)
+        self._on_state(state)
+
+
+def _closable(batches: AsyncIterator[MessageBatch]) -> AsyncGenerator[MessageBatch, None]:
+    """`Connector.read` promises a generator; its declared type is the wider one."""
+    return cast("AsyncGenerator[MessageBatch, None]", batches)

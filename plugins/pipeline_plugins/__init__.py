@@ -1,0 +1,1 @@
+"""First-party connectors and resources, each loaded through an entry point like a stranger's."""

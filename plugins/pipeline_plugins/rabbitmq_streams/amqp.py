@@ -1,0 +1,218 @@
+"""AMQP 1.0 messages as they lie in a stream, read into `Message`: batch-first, and never raising.
+
+A message is a row of sections (AMQP 1.0, part 3.2), each a described value: ``00 53 <code>``, then a list, a map or
+bytes. What repeats from message to message (annotations, the tail of the properties, headers) is parsed once and
+remembered by its bytes, which is what makes this several times as fast as a general decoder.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any, Final
+
+from pipeline.connectors import Message
+from pipeline_plugins.rabbitmq_streams.amqp_values import MalformedError, read_map, read_value
+
+__all__ = ["MessageReader"]
+
+_HEADER: Final = 0x70
+_DELIVERY_ANNOTATIONS: Final = 0x71
+_ANNOTATIONS: Final = 0x72
+_PROPERTIES: Final = 0x73
+_APPLICATION_PROPERTIES: Final = 0x74
+_DATA: Final = 0x75
+_SEQUENCE: Final = 0x76
+_VALUE: Final = 0x77
+_FOOTER: Final = 0x78
+_CODES: Final = {
+    "amqp:header:list": _HEADER,
+    "amqp:delivery-annotations:map": _DELIVERY_ANNOTATIONS,
+    "amqp:message-annotations:map": _ANNOTATIONS,
+    "amqp:properties:list": _PROPERTIES,
+    "amqp:application-properties:map": _APPLICATION_PROPERTIES,
+    "amqp:data:binary": _DATA,
+    "amqp:amqp-sequence:list": _SEQUENCE,
+    "amqp:amqp-value:*": _VALUE,
+    "amqp:footer:map": _FOOTER,
+}
+_SMALL: Final = frozenset({0xC0, 0xC1})  # a list or map whose size takes one byte
+_LARGE: Final = frozenset({0xD0, 0xD1})  # a list or map whose size takes four
+_REMEMBERED: Final = 4096
+"""How many different sections of a kind are remembered; then the memory starts afresh."""
+_u32 = struct.Struct(">I").unpack_from
+_NOTHING: Final[dict[str, Any]] = {}
+
+
+class MessageReader:
+    """Reads messages; keep one for each stream, for what it remembers."""
+
+    __slots__ = ("_annotations", "_headers", "_tails")
+
+    def __init__(self) -> None:
+        self._annotations: dict[bytes, tuple[str | None, dict[str, Any]]] = {}
+        self._headers: dict[bytes, dict[str, Any]] = {}
+        self._tails: dict[bytes, tuple[str | None, str | None]] = {}
+
+    def read(self, data: bytes, begin: int, end: int, offset: int, timestamp: int) -> Message:
+        """The message in ``data[begin:end]``, at `offset` of a chunk written at `timestamp`.
+
+        What is not a well-formed AMQP message comes with `Message.defect` and its raw bytes; nothing is raised.
+        """
+        if begin == end or data[begin]:  # every section begins with a zero
+            return Message(offset, timestamp, data[begin:end], defect="not an AMQP 1.0 message")
+        try:
+            return self._read(data, begin, end, offset, timestamp)
+        except (MalformedError, IndexError, struct.error) as error:
+            reason = str(error) if isinstance(error, MalformedError) else "it ends too early"
+            return Message(offset, timestamp, data[begin:end], defect=f"malformed AMQP 1.0 message: {reason}")
+
+    def _read(self, data: bytes, pos: int, end: int, offset: int, timestamp: int) -> Message:  # noqa: PLR0912 - hot
+        routing_key = subject = id_ = content_type = None
+        extra = headers = _NOTHING
+        body: bytes | None = None
+        while pos < end:
+            if data[pos + 1] == 0x53 and not data[pos]:
+                code = data[pos + 2]
+                pos += 3
+            else:
+                code, pos = _descriptor(data[pos:end], pos)
+            kind = data[pos]
+            if code == _DATA:
+                start, pos = _binary(data, pos, kind)
+                if pos > end:
+                    break
+                body = data[start:pos] if body is None else body + data[start:pos]
+                continue
+            if code in (_VALUE, _SEQUENCE):
+                body, pos = _value_body(data[pos:end], pos, body)
+                continue
+            if kind in _SMALL:
+                stop = pos + 2 + data[pos + 1]
+            elif kind in _LARGE:
+                stop = pos + 5 + _u32(data, pos + 1)[0]
+            elif kind == 0x45:
+                stop = pos + 1
+            else:
+                raise MalformedError(f"section 0x{code:02x} is of type 0x{kind:02x}")
+            if stop > end:
+                raise MalformedError(f"section 0x{code:02x} ends after the message")
+            if code == _ANNOTATIONS:
+                section = data[pos:stop]
+                routing_key, extra = self._annotations.get(section) or self._read_annotations(section)
+            elif code == _PROPERTIES:
+                id_, subject, content_type = self._read_properties(data[pos:stop])
+            elif code == _APPLICATION_PROPERTIES:
+                section = data[pos:stop]
+                headers = self._headers.get(section) or self._read_headers(section)
+            elif not _HEADER <= code <= _FOOTER:
+                raise MalformedError(f"there is no section 0x{code:02x}")
+            pos = stop
+        if pos != end:
+            raise MalformedError("the last section ends after the message")
+        if extra:
+            headers = {**extra, **headers}
+        elif headers:
+            headers = headers.copy()
+        if routing_key is None:
+            routing_key = subject if subject is not None else _key_in(headers)
+        return Message(offset, timestamp, b"" if body is None else body, routing_key, id_, headers, content_type)
+
+    def _read_annotations(self, section: bytes) -> tuple[str | None, dict[str, Any]]:
+        """The routing key that RabbitMQ notes, and headers: RabbitMQ makes annotations of those that begin with x-."""
+        values = read_map(section)
+        key = values.pop("x-routing-key", None)
+        values.pop("x-exchange", None)
+        headers = {name: value for name, value in values.items() if name.startswith("x-")}
+        found = (key if isinstance(key, str) else None), headers
+        _remember(self._annotations, section, found)
+        return found
+
+    def _read_headers(self, section: bytes) -> dict[str, Any]:
+        headers = read_map(section)
+        _remember(self._headers, section, headers)
+        return headers
+
+    def _read_properties(self, section: bytes) -> tuple[str | None, str | None, str | None]:
+        """Message id, subject and content type: the list's items 0, 3 and 6."""
+        kind = section[0]
+        if kind == 0x45:
+            return None, None, None
+        if kind not in (0xC0, 0xD0):
+            raise MalformedError("the properties are no list")
+        pos = 3 if kind == 0xC0 else 9
+        if pos >= len(section):
+            return None, None, None
+        if section[pos] == 0xA1:  # a short string, what most publishers use
+            end = pos + 2 + section[pos + 1]
+            if end > len(section):
+                raise MalformedError("the message id ends after the properties")
+            try:
+                id_: str | None = section[pos + 2 : end].decode()
+            except UnicodeDecodeError:
+                raise MalformedError("the message id is not UTF-8") from None
+        else:
+            value, end = read_value(section, pos)
+            id_ = None if value is None else str(value)
+        tail = section[end:]
+        subject, content_type = self._tails.get(tail) or self._read_tail(tail)
+        return id_, subject, content_type
+
+    def _read_tail(self, tail: bytes) -> tuple[str | None, str | None]:
+        """Subject and content type, from the properties that follow the message id."""
+        items: list[Any] = [None] * 6
+        pos = 0
+        for index in range(6):
+            if pos >= len(tail):
+                break
+            items[index], pos = read_value(tail, pos)
+        subject, content_type = (item if isinstance(item, str) else None for item in (items[2], items[5]))
+        _remember(self._tails, tail, (subject, content_type))
+        return subject, content_type
+
+
+def _remember(memory: dict[bytes, Any], section: bytes, value: Any) -> None:
+    if len(memory) >= _REMEMBERED:
+        memory.clear()
+    memory[section] = value
+
+
+def _key_in(headers: dict[str, Any]) -> str | None:
+    for name in ("routing_key", "x-routing-key"):
+        key = headers.get(name)
+        if isinstance(key, str):
+            return key
+    return None
+
+
+def _descriptor(rest: bytes, pos: int) -> tuple[int, int]:
+    """A section's code, written in one of the rarer ways, and where its value begins."""
+    if rest[0] != 0x00:
+        raise MalformedError("something that is no section follows a section")
+    value, used = read_value(rest, 1)
+    code = _CODES.get(value) if isinstance(value, str) else value
+    if not isinstance(code, int):
+        raise MalformedError(f"there is no section {value!r}")
+    return code, pos + used
+
+
+def _binary(data: bytes, pos: int, kind: int) -> tuple[int, int]:
+    """Where a data section's bytes begin and end."""
+    if kind == 0xA0:
+        return pos + 2, pos + 2 + data[pos + 1]
+    if kind == 0xB0:
+        return pos + 5, pos + 5 + int(_u32(data, pos + 1)[0])
+    raise MalformedError(f"a data section is of type 0x{kind:02x}")
+
+
+def _value_body(rest: bytes, pos: int, before: bytes | None) -> tuple[bytes, int]:
+    """The body of a value or sequence section: a string's or binary's own bytes; anything else as JSON."""
+    kind = rest[0]
+    value, used = read_value(rest, 0)
+    if kind in (0xA0, 0xA1, 0xA3):
+        body = rest[2:used]
+    elif kind in (0xB0, 0xB1, 0xB3):
+        body = rest[5:used]
+    else:
+        body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return (body if before is None else before + body), pos + used

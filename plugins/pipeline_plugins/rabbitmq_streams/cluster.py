@@ -1,0 +1,134 @@
+"""Which node of a cluster to talk to about a stream.
+
+A replica can be read from anywhere it lies, so the node that the URL leads to is asked first; that is all that happens
+on a single node, whatever address it advertises. Only where a node holds no replica are the advertised addresses used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from dataclasses import dataclass
+from typing import Final
+
+from rstream import schema
+
+from pipeline.connectors import BrokerRefused, Start
+from pipeline.errors import Unavailable
+from pipeline_plugins.rabbitmq_streams.frames import Text
+from pipeline_plugins.rabbitmq_streams.link import Link
+from pipeline_plugins.rabbitmq_streams.reader import Subscription
+from pipeline_plugins.rabbitmq_streams.refusals import OK, explain, lost
+from pipeline_plugins.rabbitmq_streams.url import Address
+
+__all__ = ["link_for_publishing", "subscribe", "why_it_moved"]
+
+_log = logging.getLogger(__name__)
+_ATTEMPTS: Final = 10
+"""How often a load balancer is asked for a node that holds the stream."""
+_MOVE_SECONDS: Final = 1.0
+_NO_NODE: Final = 65535
+
+Node = tuple[str, int]
+"""A node's advertised host and port."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Topology:
+    """Where a stream lies: its leader (None while one is elected), and its replicas."""
+
+    leader: Node | None
+    replicas: tuple[Node, ...]
+
+
+async def subscribe(address: Address, label: str, stream: str, start: Start) -> Subscription:
+    """A subscription on a link of its own, to a node that holds the stream.
+
+    Raises:
+        Unavailable: No such node can be reached.
+        BrokerRefused: There is no such stream, or it may not be read.
+    """
+    link = await Link.open(address, label)
+    try:
+        for _ in range(_ATTEMPTS):
+            subscription = Subscription(link, stream, start)
+            if await subscription.open(label):
+                return subscription
+            elsewhere = None if address.load_balancer else _other_node(await _topology(link, stream), link)
+            if elsewhere is None and not address.load_balancer:
+                break
+            await link.close()
+            link = await Link.open(address, label, *(elsewhere or (None, None)))
+    except BaseException:
+        await link.close()
+        raise
+    await link.close()
+    raise lost(address, f"no node that could be reached holds a replica of {stream!r} now")
+
+
+async def link_for_publishing(address: Address, label: str, stream: str) -> Link:
+    """A link to the stream's leader; to another node where the leader can't be reached, for it passes messages on.
+
+    Raises:
+        Unavailable: No node can be reached, or the stream has no leader now.
+        BrokerRefused: There is no such stream, or the login is refused.
+    """
+    link = await Link.open(address, label)
+    try:
+        leader = (await _topology(link, stream)).leader
+    except BaseException:
+        await link.close()
+        raise
+    if leader is None or leader == _advertised(link) or address.load_balancer:
+        return link
+    try:
+        direct = await Link.open(address, label, *leader)
+    except (Unavailable, BrokerRefused) as error:
+        _log.warning("publishing to %s by way of %s: its leader can't be reached: %s", stream, address.node, error)
+        return link
+    await link.close()
+    return direct
+
+
+async def why_it_moved(link: Link, stream: str) -> Unavailable | BrokerRefused:
+    """What became of a stream whose subscription the broker has ended: it moved, or it is gone."""
+    try:
+        async with asyncio.timeout(_MOVE_SECONDS):
+            while True:
+                try:
+                    if (await _topology(link, stream)).leader is not None:
+                        break
+                except Unavailable:
+                    link.check()
+                await asyncio.sleep(_MOVE_SECONDS / 10)
+    except TimeoutError:
+        pass
+    except (Unavailable, BrokerRefused) as error:
+        return error
+    return lost(link.address, f"the stream {stream!r} has moved to another node, or is about to")
+
+
+async def _topology(link: Link, stream: str) -> _Topology:
+    """Where the stream lies. Raises `BrokerRefused` where there is none, `Unavailable` where it is not available."""
+    response = await link.request(schema.Metadata, streams=[Text(stream)])
+    found = response.metadata[0]
+    if found.response_code != OK:
+        raise explain(found.response_code, link.address, stream)
+    nodes: dict[int, Node] = {broker.reference: (broker.host, broker.port) for broker in response.brokers}
+    replicas = tuple(nodes[reference] for reference in found.replicas_refs if reference in nodes)
+    return _Topology(nodes.get(found.leader_ref), replicas)
+
+
+def _other_node(topology: _Topology, link: Link) -> Node | None:
+    """A node that holds the stream and is not the link's: a replica, so that the leader is left to the publishers."""
+    here = _advertised(link)
+    replicas = [node for node in topology.replicas if node not in (here, topology.leader)]
+    if replicas:
+        return random.choice(replicas)  # noqa: S311 - spreads the load
+    return topology.leader if topology.leader != here else None
+
+
+def _advertised(link: Link) -> Node | None:
+    host, port = link.properties.get("advertised_host"), link.properties.get("advertised_port", "")
+    return (host, int(port)) if host and port.isdigit() else None

@@ -1,0 +1,161 @@
+"""A subscription to one stream: chunks come on credit, and credit is given only as messages are taken."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Final
+
+from rstream import schema
+from rstream.constants import OffsetType
+
+from pipeline.connectors import Message, MessageBatch, Start
+from pipeline_plugins.rabbitmq_streams.amqp import MessageReader
+from pipeline_plugins.rabbitmq_streams.chunks import Chunk
+from pipeline_plugins.rabbitmq_streams.frames import Text
+from pipeline_plugins.rabbitmq_streams.link import Link, Listener
+from pipeline_plugins.rabbitmq_streams.refusals import OK, STREAM_NOT_AVAILABLE
+
+__all__ = ["Subscription"]
+
+MAX_CHUNKS: Final = 64
+"""How many chunks may be waiting here or under way; many, because an AMQP publisher's hold one message each."""
+MIN_CHUNKS: Final = 2
+"""So that the next one is under way while one is read."""
+MAX_BYTES: Final = 4 * 1024 * 1024
+"""What the chunks that wait here or are under way may take together, as far as their usual size foretells."""
+_FIRST_CREDIT: Final = 10
+"""The credit given before the size of the chunks is known."""
+_OFFSETS: Final = {
+    "first": OffsetType.FIRST,
+    "last": OffsetType.LAST,
+    "next": OffsetType.NEXT,
+    "offset": OffsetType.OFFSET,
+    "time": OffsetType.TIMESTAMP,
+}
+
+
+class Subscription(Listener):
+    """A subscription on a link, which may carry others.
+
+    Attributes:
+        granted: For how many chunks the broker holds credit: they are under way, or will be written one day.
+        waiting: The chunks that have come and are not finished.
+        moved: The stream has moved or is gone, and the broker has ended the subscription.
+    """
+
+    def __init__(self, link: Link, stream: str, start: Start, *, id_: int = 0, credit: int | None = None) -> None:
+        """Subscribe by `open`.
+
+        Args:
+            link: A link to a node that holds the stream.
+            stream: The stream's name.
+            start: Where to begin.
+            id_: The subscription's id on the link, 0 to 255.
+            credit: How many chunks to ask for in all; None for as many as are taken.
+        """
+        self.link = link
+        self.stream = stream
+        self.granted = 0
+        self.waiting: deque[Chunk] = deque()
+        self.moved = False
+        self._start = start
+        self._id = id_
+        self._credit = credit
+        self._size = float(MAX_BYTES) / _FIRST_CREDIT
+        self._reader = MessageReader()
+        self._came = asyncio.Event()
+
+    async def open(self, label: str = "") -> bool:
+        """Subscribe; false where the link's node holds no replica of the stream.
+
+        Args:
+            label: The subscription's name in RabbitMQ's own tools.
+
+        Raises:
+            Unavailable: The link is dead.
+            BrokerRefused: There is no such stream, or it may not be read.
+        """
+        self.granted = self._target() if self._credit is None else self._credit
+        self.link.listeners[self._id] = self
+        kind = _OFFSETS[self._start.at]
+        value = self._start.value if self._start.at in ("offset", "time") else None
+        properties = [schema.Property("name", Text(label))] if label else []
+        response = await self.link.request(
+            schema.Subscribe,
+            tolerate=(STREAM_NOT_AVAILABLE,),
+            subscription_id=self._id,
+            stream=Text(self.stream),
+            offset_spec=schema.OffsetSpec.from_params(kind, value),
+            credit=self.granted,
+            properties=properties,
+        )
+        return bool(response.response_code == OK)
+
+    async def close(self) -> None:
+        """End the subscription and keep the link. Raises `Unavailable` where the link is dead."""
+        self.link.listeners.pop(self._id, None)
+        await self.link.request(schema.Unsubscribe, subscription_id=self._id, tolerate=range(256))
+
+    async def chunk(self) -> Chunk | None:
+        """The next chunk, with its messages from the start on; None when the broker has ended the subscription.
+
+        Raises:
+            Unavailable: The link is dead, and everything that came before has been taken.
+        """
+        while not self.waiting:
+            if self.moved:
+                return None
+            self.link.check()
+            self._came.clear()
+            await self._came.wait()
+        return self.waiting[0]
+
+    async def batch(self, limit: int) -> MessageBatch:
+        """The next messages, at most `limit`; empty when the broker has ended the subscription.
+
+        Waits for one message, and then takes what is there. Raises like `chunk`.
+        """
+        messages: list[Message] = []
+        while not messages and await self.chunk() is not None:
+            while self.waiting and len(messages) < limit:
+                if self.waiting[0].take(self._reader, messages, limit):
+                    self._finished()
+        return messages
+
+    def delivered(self, frame: bytes) -> None:
+        """Keep a chunk; raises what makes the link dead where it is damaged."""
+        chunk = Chunk(frame)
+        if self._start.at == "time" and chunk.timestamp < self._start.value:
+            chunk.skip_to(chunk.end)
+        elif self._start.at == "offset":
+            chunk.skip_to(self._start.value)
+        self._size += (chunk.size - self._size) / 8
+        self.granted -= 1
+        self.waiting.append(chunk)
+        self._came.set()
+
+    def updated(self, stream: str) -> None:
+        """The stream has moved or is gone."""
+        if stream == self.stream:
+            self.moved = True
+            self._came.set()
+
+    def lost(self) -> None:
+        """The link is dead."""
+        self._came.set()
+
+    def _target(self) -> int:
+        """For how many chunks, waiting or under way, there is room."""
+        return max(MIN_CHUNKS, min(MAX_CHUNKS, int(MAX_BYTES / max(self._size, 1.0))))
+
+    def _finished(self) -> None:
+        """Drop the first chunk, and give credit again once a quarter of the room is free."""
+        self.waiting.popleft()
+        if self._credit is not None or self.moved or self.link.is_lost:
+            return
+        target = self._target()
+        free = target - self.granted - len(self.waiting)
+        if free * 4 >= target:
+            self.granted += free
+            self.link.send(schema.Credit(subscription_id=self._id, credit=free))

@@ -1,0 +1,113 @@
+"""The resource ``temporal``: what handlers use to reach workflows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel
+
+from pipeline import Resource
+from pipeline_plugins.temporal.connection import Connection, require_temporalio
+from pipeline_plugins.temporal.embedded import EmbeddedServer, find_program
+from pipeline_plugins.temporal.options import TemporalOptions
+
+if TYPE_CHECKING:
+    from temporalio.client import Client
+
+    from pipeline_plugins.temporal.sample.worker import Sample
+
+__all__ = ["TemporalResource"]
+
+_log = logging.getLogger("pipeline.temporal")
+
+
+class TemporalResource(Resource[TemporalOptions]):
+    """A Temporal client that connects when it is first needed; with no address, to an embedded dev server."""
+
+    name = "temporal"
+    Options: ClassVar[type[BaseModel]] = TemporalOptions
+    environment: ClassVar[Mapping[str, str]] = {
+        "address": "TEMPORAL_HOST",
+        "namespace": "TEMPORAL_NAMESPACE",
+        "api_key": "TEMPORAL_API_KEY",
+    }
+
+    def __init__(self, options: TemporalOptions) -> None:
+        super().__init__(options)
+        self._server = EmbeddedServer(options) if options.address is None else None
+        self._connection: Connection | None = None
+        self._sample: Sample | None = None
+
+    async def start(self) -> None:
+        """Check what is needed, and start the embedded server where no address is given.
+
+        Raises:
+            UserError: A package, program or TLS file is missing, or the embedded server does not start.
+        """
+        if self._server is None:
+            self._connected()
+            return
+        require_temporalio("embedded")
+        await self._server.start()
+        _log.info("%s", self.describe())
+        if self.options.sample and self._server.owned:
+            from pipeline_plugins.temporal.sample.worker import Sample
+
+            self._sample = Sample(await self.client())
+            await self._sample.start()
+
+    async def stop(self) -> None:
+        """Let calls in flight end, then stop the sample and the embedded server."""
+        if self._connection is not None:
+            await self._connection.close()
+        if self._sample is not None:
+            await self._sample.stop()
+            self._sample = None
+        if self._server is not None:
+            await self._server.stop()
+
+    async def client(self) -> Client:
+        """The temporalio client, connected. Raises `Unavailable` where Temporal can't be reached within the timeout."""
+        return await self._connected().client()
+
+    async def signal(
+        self, workflow_id: str, signal: str, *, request_id: str, args: Sequence[Any] = (), run_id: str | None = None
+    ) -> None:
+        """Signal a workflow, once per run and `request_id` however often this is called.
+
+        Raises:
+            Reject: ``workflow_not_found``, ``workflow_completed`` or ``invalid_argument``.
+            Unavailable: Temporal can't be reached or used.
+        """
+        await self._connected().signal(workflow_id, signal, request_id=request_id, args=args, run_id=run_id)
+
+    async def probe(self) -> None:
+        """Return when Temporal answers and has the namespace; else raise `Unavailable`, or a `UserError`.
+
+        An embedded server that is not started is not started for this: that it could be is what is checked.
+        """
+        if self._server is not None and not self._server.port:
+            require_temporalio("embedded")
+            find_program()
+            return
+        await self._connected().probe()
+
+    def describe(self) -> str:
+        """The address and namespace, and where the embedded server keeps its state."""
+        if self._server is None:
+            return f"Temporal at {self.options.address}, namespace {self.options.namespace}"
+        place = f" at {self._server.address}" if self._server.port else ""
+        ui = f", web UI at http://127.0.0.1:{self.options.ui_port}" if self.options.ui_port else ""
+        return f"Temporal{place}, namespace {self.options.namespace} (embedded, {self.options.database}){ui}"
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            self._connection = Connection(self.options.address or self._embedded_address(), self.options)
+        return self._connection
+
+    def _embedded_address(self) -> str:
+        if self._server is None or not self._server.port:
+            raise RuntimeError("the embedded Temporal is not started: call start() first")
+        return self._server.address

@@ -1,0 +1,1 @@
+"""The tests; `services` starts the servers that they run on."""
