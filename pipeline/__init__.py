@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import PipelineError, Reject, Retry, Skip, Unavailable
-from pipeline.events import Event, Outcome
-from pipeline.handlers import Context, Delivery, Handler, Setup, handler
-from pipeline.hookspecs import hookimpl
-from pipeline.resources import NoOptions, Resource
-
 if TYPE_CHECKING:
+    from pipeline.errors import PipelineError, Reject, Retry, Skip, Unavailable
+    from pipeline.events import Event, Outcome
+    from pipeline.handlers import Context, Delivery, Handler, Setup, handler
+    from pipeline.hookspecs import hookimpl
+    from pipeline.resources import NoOptions, Resource
     from pipeline.runner import Pipeline
 
 __all__ = [
@@ -32,11 +32,21 @@ __all__ = [
     "hookimpl",
 ]
 
+_HOMES = {
+    "pipeline.errors": ("PipelineError", "Reject", "Retry", "Skip", "Unavailable"),
+    "pipeline.events": ("Event", "Outcome"),
+    "pipeline.handlers": ("Context", "Delivery", "Handler", "Setup", "handler"),
+    "pipeline.hookspecs": ("hookimpl",),
+    "pipeline.resources": ("NoOptions", "Resource"),
+    "pipeline.runner": ("Pipeline",),
+}
+"""Where each name lives: imported when it is asked for, so that ``pipeline --help`` pays for none of it."""
+
 
 def __getattr__(name: str) -> Any:
-    """Import the runner, and the libraries that it needs, only when it is asked for."""
-    if name == "Pipeline":
-        from pipeline.runner import Pipeline
-
-        return Pipeline
+    """Import a public name when it is first asked for."""
+    for module, names in _HOMES.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(module), name)
+            return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

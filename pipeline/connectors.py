@@ -48,7 +48,7 @@ class Message:
         body: bytes,
         routing_key: str | None = None,
         id: str | None = None,  # noqa: A002 - the field's name everywhere else
-        headers: Mapping[str, Any] = {},  # noqa: B006 - shared and never written to
+        headers: Mapping[str, Any] = {},
         content_type: str | None = None,
         defect: str | None = None,
     ) -> None:
@@ -147,7 +147,7 @@ class Connector(ABC):
     async def close(self) -> None:
         """Close it and end every subscription; safe to call twice, and on a broken connection."""
 
-    async def claim(self) -> None:
+    async def claim(self) -> None:  # noqa: B027 - most brokers have nothing to claim
         """Called once by a runner, before it does anything else, and never by publishers.
 
         A broker that serves one reading process at a time takes its lock here, until `close`, and raises

@@ -39,7 +39,8 @@ class Event(Generic[ModelT]):
     """
 
     __slots__ = (
-        "body", "content_type", "data", "headers", "id", "model", "offset", "routing_key", "source", "stream", "timestamp",
+        "body", "content_type", "data", "headers", "id", "model", "offset", "routing_key", "source", "stream",
+        "timestamp",
     )  # fmt: skip
 
     def __init__(

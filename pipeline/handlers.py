@@ -198,11 +198,16 @@ def _class_for(
     arguments = len(inspect.signature(function).parameters)
     if arguments not in (1, 2):
         raise PluginError(f"{where} takes {arguments} arguments: write (event) or (event, context)")
-    body = {"name": name, "models": models or _model_of(function), "resources": resources, "__doc__": function.__doc__}
+    body: dict[str, Any] = {
+        "name": name,
+        "models": models or _model_of(function),
+        "resources": resources,
+        "__doc__": function.__doc__,
+        "__module__": function.__module__,
+    }
     if policy is not None:
         body["policy"] = policy
     body["handle"] = _method_of(function, arguments)
-    body["__module__"] = function.__module__
     return type(function.__name__, (Handler,), body)
 
 

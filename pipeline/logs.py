@@ -57,7 +57,9 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The record as JSON."""
         fields: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "time": datetime.fromtimestamp(record.created, UTC)
+            .isoformat(timespec="milliseconds")
+            .replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -91,7 +93,9 @@ def configure(verbosity: int = 0, format: Format = "text", stream: TextIO | None
     if format == "json":
         handler.setFormatter(JsonFormatter())
     else:
-        handler.setFormatter(TextFormatter(colours=stream.isatty() and not os.environ.get("NO_COLOR"), names=verbosity > 0))
+        handler.setFormatter(
+            TextFormatter(colours=stream.isatty() and not os.environ.get("NO_COLOR"), names=verbosity > 0)
+        )
     root = logging.getLogger()
     for other in root.handlers[:]:
         root.removeHandler(other)

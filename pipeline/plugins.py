@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -46,8 +47,17 @@ class LoadedPlugin:
     handlers: list[type[Handler[Any]]] = field(default_factory=list)
     connectors: list[type[Connector]] = field(default_factory=list)
     resources: list[type[Resource[Any]]] = field(default_factory=list)
-    branches: list[Branch] = field(default_factory=list)
     commands: list[tuple[str, typer.Typer]] = field(default_factory=list)
+    find_branches: Callable[[], list[Branch]] = list
+
+    @property
+    def branches(self) -> list[Branch]:
+        """The tables that it brings; asked for when they are needed, as naming them imports the SQL libraries.
+
+        Raises:
+            PluginError: Its hook does not return a list.
+        """
+        return [] if self.error else self.find_branches()
 
     def __str__(self) -> str:
         return f"plugin {self.name!r} ({self.origin})"
@@ -136,7 +146,8 @@ def _load_file(path: Path, manager: pluggy.PluginManager) -> LoadedPlugin:
     # The hash keeps two files of one name apart.
     name = f"pipeline_local_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # noqa: S101 - a .py file always has a loader
+    assert spec is not None  # noqa: S101 - a .py file always has a loader
+    assert spec.loader is not None  # noqa: S101 - and one that executes
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -157,7 +168,7 @@ def _register(plugin: LoadedPlugin, manager: pluggy.PluginManager) -> LoadedPlug
         plugin.handlers += _call(manager, module, "pipeline_handlers", Handler)
         plugin.connectors = _call(manager, module, "pipeline_connectors", Connector)
         plugin.resources = _call(manager, module, "pipeline_resources", Resource)
-        plugin.branches = _call(manager, module, "pipeline_tables", None)
+        plugin.find_branches = partial(_call, manager, module, "pipeline_tables", None)
         plugin.commands = _call(manager, module, "pipeline_commands", None)
     except PluginError as error:
         plugin.error = PluginError(f"{plugin}: {error}")

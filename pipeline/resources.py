@@ -37,7 +37,7 @@ class Resource(Generic[OptionsT]):
         self.options = options
 
     async def start(self) -> None:
-        """Make ready, without waiting for the other system: connect on first use. Raise only for what can't be mended."""
+        """Make ready without waiting for the other system: connect on first use. Raise what waiting can not mend."""
 
     async def stop(self) -> None:
         """Let go of everything; called once, also after a failed start."""

@@ -58,6 +58,7 @@ class Pipeline:
         self._stats = {name: SourceStats(name) for name in self.config.source}
         self._supervisors: list[SourceSupervisor] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._heart: asyncio.Task[None] | None = None
         self._stack = AsyncExitStack()
         self._stopping = asyncio.Event()
         self._running = False
@@ -128,7 +129,7 @@ class Pipeline:
         self._tasks = [
             asyncio.create_task(supervisor.run(), name=f"source {supervisor.name}") for supervisor in self._supervisors
         ]
-        self._tasks.append(asyncio.create_task(self._heartbeat(), name="heartbeat"))
+        self._heart = asyncio.create_task(self._heartbeat(), name="heartbeat")
 
     async def wait(self) -> None:
         """Return when it is stopped; a source that fails for good ends it, and its error is raised here."""
@@ -166,11 +167,10 @@ class Pipeline:
         self._stopping.set()
         for supervisor in self._supervisors:
             supervisor.stop(self.config.pipeline.grace)
-        *sources, heartbeat = self._tasks or [None]
-        await asyncio.gather(*(task for task in sources if task), return_exceptions=True)
-        if heartbeat is not None:
-            heartbeat.cancel()
-            await asyncio.gather(heartbeat, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._heart is not None:
+            self._heart.cancel()
+            await asyncio.gather(self._heart, return_exceptions=True)
         await self._stack.aclose()
         self._running = False
 
@@ -233,10 +233,7 @@ class Pipeline:
     async def _start_stages(self, source: str) -> dict[str, Stage]:
         """One instance of each stage that the source's routes name."""
         names = [
-            name
-            for route in self.config.route
-            if route.source == source
-            for name in (*route.stages, *route.finally_)
+            name for route in self.config.route if route.source == source for name in (*route.stages, *route.finally_)
         ]
         stages: dict[str, Stage] = {}
         for name in dict.fromkeys(names):

@@ -15,8 +15,8 @@ from pipeline.connectors import Connector
 from pipeline.dispatch.resume import Resume
 from pipeline.dispatch.source import Source
 from pipeline.errors import Fenced, Unavailable
-from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.lease import Lease, Standing, acquire
+from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.units import SourceKey
 from pipeline.policies.backoff import backoff
 from pipeline.routing import Router
@@ -24,8 +24,8 @@ from pipeline.stages import Stage
 from pipeline.stats import SourceStats
 
 if TYPE_CHECKING:
-    from pipeline.streams.follow import StreamState
     from pipeline.streams.broker import StreamBroker
+    from pipeline.streams.follow import StreamState
 
 __all__ = ["Shared", "SourceSupervisor"]
 

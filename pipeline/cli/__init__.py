@@ -7,10 +7,12 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command that the process's arguments name, and end the process with its exit code."""
-    from pipeline.cli.app import app
+    import sys
+
+    from pipeline.cli.app import build
     from pipeline.cli.leaving import LeaveNow, leave
 
     try:
-        app()
+        build(rich=sys.stdout.isatty())()
     except LeaveNow as left:
         leave(left.status)

@@ -12,7 +12,15 @@ from pipeline.cli.console import explain
 from pipeline.cli.leaving import FAILED, MISTAKE
 from pipeline.errors import PipelineError, UserError
 
-__all__ = ["app"]
+__all__ = ["build"]
+
+
+def _options(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version, and exit.", callback=version.callback, is_eager=True)
+    ] = False,
+) -> None:
+    """Run pipelines of events: streams in, handler plugins out, declared in one TOML file."""
 
 
 class _Commands(TyperGroup):
@@ -23,7 +31,7 @@ class _Commands(TyperGroup):
     """
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Built-in names in the order of the file below, then those of plugins by name."""
+        """Built-in names in their order in `build`, then those of plugins by name."""
         from pipeline.cli.plugin_commands import commands_of_plugins, modules_with_commands
 
         built_in = super().list_commands(ctx)
@@ -52,32 +60,29 @@ class _Commands(TyperGroup):
             raise typer.Exit(FAILED) from None
 
 
-app = typer.Typer(
-    name="pipeline",
-    cls=_Commands,
-    help="Run pipelines of events: streams in, handler plugins out, declared in one TOML file.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+def build(*, rich: bool = False) -> typer.Typer:
+    """The app, with the commands in the order in which they are listed.
 
-
-@app.callback()
-def _options(
-    show_version: Annotated[
-        bool, typer.Option("--version", help="Print the version, and exit.", callback=version.callback, is_eager=True)
-    ] = False,
-) -> None:
-    """Run pipelines of events: streams in, handler plugins out, declared in one TOML file."""
-
-
-app.command("run")(run.run)
-app.command("check")(check.check)
-app.command("routes")(routes.routes)
-app.command("publish")(publish.publish)
-app.command("stats")(stats.stats)
-app.add_typer(dead_letters.app, name="dead-letters")
-app.command("plugins")(plugins.plugins)
-app.command("migrate")(migrate.migrate)
-app.command("init")(init.init)
-app.command("version")(version.version)
+    Args:
+        rich: Draw help and usage errors for a terminal; else they are plain, and come faster.
+    """
+    app = typer.Typer(
+        name="pipeline",
+        cls=_Commands,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich" if rich else None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_options)
+    app.command("run")(run.run)
+    app.command("check")(check.check)
+    app.command("routes")(routes.routes)
+    app.command("publish")(publish.publish)
+    app.command("stats")(stats.stats)
+    app.add_typer(dead_letters.app, name="dead-letters")
+    app.command("plugins")(plugins.plugins)
+    app.command("migrate")(migrate.migrate)
+    app.command("init")(init.init)
+    app.command("version")(version.version)
+    return app

@@ -19,7 +19,7 @@ __all__ = ["DEFAULT", "ConfigOption", "FileArgument", "JsonOption", "Opened", "f
 
 DEFAULT = Path("pipeline.toml")
 
-FileArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="[FILE]", help="The pipeline's file.")]
+FileArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="FILE", help="The pipeline's file.")]
 ConfigOption: TypeAlias = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="The pipeline's file.")]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")]
 

@@ -23,7 +23,10 @@ def migrate(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring the database's schema up to date: the runner's own tables, and those of plugins."""
+    """Bring the database's schema up to date.
+
+    The tables are the runner's own, and those of plugins.
+    """
     from pipeline.cli.console import say, show_json
 
     location, revisions = asyncio.run(_migrate(open_file(file), check=check))

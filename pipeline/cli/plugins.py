@@ -17,7 +17,10 @@ __all__ = ["plugins"]
 
 
 def plugins(config: ConfigOption = DEFAULT, as_json: JsonOption = False) -> None:
-    """List the installed plugins and local handlers, with what each brings. Exits 1 if one is broken."""
+    """List the plugins and local handlers, and what each brings.
+
+    Exits 1 if one is broken.
+    """
     from pipeline.cli.console import count, say, show_json, show_table
     from pipeline.plugins import load_plugins
 

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -30,10 +30,10 @@ _log = logging.getLogger("pipeline.run")
 def run(
     file: FileArgument = DEFAULT,
     verbose: Annotated[
-        int, typer.Option("--verbose", "-v", count=True, help="Log more; twice, also what libraries say.")
+        int, typer.Option("--verbose", "-v", count=True, show_default=False, help="Log more; twice, all.")
     ] = 0,
-    quiet: Annotated[int, typer.Option("--quiet", "-q", count=True, help="Log warnings only; twice, errors.")] = 0,
-    log_format: Annotated[str, typer.Option(help="How log lines look: text or json.", metavar="text|json")] = "text",
+    quiet: Annotated[int, typer.Option("--quiet", "-q", count=True, show_default=False, help="Log warnings only; twice, errors.")] = 0,
+    log_format: Annotated[Literal["text", "json"], typer.Option(help="How log lines look.")] = "text",
 ) -> None:
     """Run a pipeline until Ctrl-C or SIGTERM.
 
@@ -42,9 +42,7 @@ def run(
     """
     from pipeline import logs
 
-    if log_format not in ("text", "json"):
-        raise typer.BadParameter("write text or json", param_hint="--log-format")
-    logs.configure(verbose - quiet, log_format)  # type: ignore[arg-type]  # checked above
+    logs.configure(verbose - quiet, log_format)
     find(file)
     from pipeline.runner import Pipeline
 

@@ -88,4 +88,6 @@ def _syntax_problem(said: str, text: str, file: str) -> Problem:
     line = int(found["line"]) if found["line"] else text.rstrip("\n").count("\n") + 1
     column = f" (column {found['column']})" if found["column"] else ""
     words = found["said"]
+    if words == r"Illegal character '\n'":
+        words = "a text in quotes does not end on its line"
     return Problem(f"no valid TOML: {words[:1].lower()}{words[1:]}{column}", file=file, line=line)

@@ -67,6 +67,7 @@ def jobs(url: str | None, environment: Environment, problems: Problems) -> Endpo
     """The queue: the file's URL, ``REDIS_URL``, one made of ``REDIS_HOST`` and its companions, or the embedded one."""
     found = Endpoint(url) if url else _variable("REDIS_URL", environment) or _redis_parts(environment)
     if found is None:
+        problems.outside["jobs", "url"] = "default (embedded)"
         return Endpoint(None, "default (embedded)")
     return _known("jobs", found, _QUEUE_SCHEMES, problems)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
@@ -25,7 +25,8 @@ from pipeline.config.models import (
     StageTable,
 )
 from pipeline.config.options import check_resources, check_stages
-from pipeline.config.origins import origins_of
+from pipeline.config.origins import Value, values_of
+from pipeline.config.positions import Path
 from pipeline.config.problems import near
 from pipeline.config.routes import check_condition, check_routes, finally_only, implied_stages
 from pipeline.config.tables import Tables
@@ -50,19 +51,24 @@ class Loaded:
         path: The file.
         config: The configuration: defaults filled in, environment applied; stages that routes name without a table are
             among its stages, and resources that handlers need without a table among its resources.
-        origins: Where each value came from, by its dotted path: ``pipeline.toml:7``, ``environment DATABASE_URL``.
+        values: Every value, and where it came from; without secrets.
         warnings: What is probably a mistake, in file order.
         catalog: What the plugins offer; empty where only the shape was checked.
     """
 
-    path: Path
+    path: FilePath
     config: PipelineConfig
-    origins: Mapping[str, str]
+    values: Sequence[Value]
     warnings: Sequence[Problem]
     catalog: Catalog
     _options: Mapping[str, BaseModel]
     _policies: Mapping[str, Policy]
     _resource_options: Mapping[str, BaseModel]
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """Where each value came from, by its dotted path: ``pipeline.toml:7``, ``environment DATABASE_URL``."""
+        return {value.path: value.origin for value in self.values}
 
     def handler(self, stage: str) -> type[Handler[Any]]:
         """The handler that a stage uses."""
@@ -110,7 +116,7 @@ class Loaded:
             raise PipelineError(f"there is no stage {name!r}{near(name, self.config.stage)}") from None
 
 
-def load(path: Path, environ: Mapping[str, str], catalog: Catalog | None = None) -> Loaded:
+def load(path: FilePath, environ: Mapping[str, str], catalog: Catalog | None = None) -> Loaded:
     """Read and check a configuration.
 
     Args:
@@ -135,7 +141,7 @@ def load(path: Path, environ: Mapping[str, str], catalog: Catalog | None = None)
     return replace(loaded, warnings=tuple(problems.in_order(problems.warnings)))
 
 
-def peek(path: Path, environ: Mapping[str, str]) -> PipelineTable:
+def peek(path: FilePath, environ: Mapping[str, str]) -> PipelineTable:
     """Only ``[pipeline]``, for the local handlers that must be loaded before the rest can be checked.
 
     A wrong table is taken for an empty one: `load` complains of it.
@@ -147,7 +153,7 @@ def peek(path: Path, environ: Mapping[str, str]) -> PipelineTable:
     return _single(Tables(document.raw, document.problems), PipelineTable, "pipeline")
 
 
-def _checked(path: Path, document: Document, environment: Environment, catalog: Catalog | None) -> Loaded:
+def _checked(path: FilePath, document: Document, environment: Environment, catalog: Catalog | None) -> Loaded:
     tables = Tables(document.raw, document.problems)
     routes = check_routes(tables, catalog)
     stages = {**tables.stages, **implied_stages(routes, tables)}
@@ -164,14 +170,14 @@ def _checked(path: Path, document: Document, environment: Environment, catalog: 
         stage=stages,
     )
     if catalog is None:
-        return Loaded(path, config, origins_of(config, document), (), Catalog(), {}, {}, {})
+        return Loaded(path, config, values_of(config, document), (), Catalog(), {}, {}, {})
     options, policies = check_stages(stages, tables, catalog)
     resources = {**tables.resources, **_implied_resources(routes, stages, tables, catalog)}
     resource_options = check_resources(resources, tables, catalog, environment)
     config = config.model_copy(update={"resource": resources})
     config = _with_endpoints(config, environment, catalog, document)
-    origins = origins_of(config, document, resource_options)
-    return Loaded(path, config, origins, (), catalog, options, policies, resource_options)
+    values = values_of(config, document, resource_options)
+    return Loaded(path, config, values, (), catalog, options, policies, resource_options)
 
 
 def _single(tables: Tables, model: type[M], kind: str) -> M:
@@ -193,11 +199,20 @@ def _implied_resources(
                 implied[resource] = ResourceTable(use=resource)
             else:
                 tables.problems.add(
-                    ("stage", name),
+                    _mention(name, routes, tables),
                     f"the handler {stages[name].use!r} needs the resource {resource!r}, "
                     f"which no installed plugin offers{near(resource, catalog.resources)}",
                 )
     return implied
+
+
+def _mention(stage: str, routes: Sequence[RouteTable], tables: Tables) -> Path:
+    """Where the stage stands: its table, else the first route that names it."""
+    if stage in tables.declared["stage"]:
+        return ("stage", stage)
+    return next(
+        (("route", index) for index, route in enumerate(routes) if stage in (*route.stages, *route.finally_)), ()
+    )
 
 
 def _with_endpoints(

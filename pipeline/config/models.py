@@ -25,17 +25,20 @@ __all__ = [
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
 
 def seconds(value: object) -> object:
-    """Seconds from a duration such as ``10s``, ``1m30s``, ``250ms``, ``7d``; a number is seconds already.
+    """Seconds from a duration such as ``10s``, ``1m30s``, ``250ms``, ``7d``; a mere number is seconds already.
 
     Raises:
         ValueError: It is a text, but not a duration.
     """
     if not isinstance(value, str):
         return value
+    if _NUMBER.fullmatch(value):  # what a variable gives is a text
+        return float(value)
     if not _DURATION.fullmatch(value):
         raise ValueError(f"{value!r} is not a duration: write a number and ms, s, m, h or d, as in '10s' or '1m30s'")
     return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(value))
@@ -105,6 +108,8 @@ class ResourceTable(BaseModel):
 def _start(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("write 'first', 'last', 'next', an offset, or a time with its zone")  # noqa: TRY004 - pydantic's
+    if isinstance(value, str) and value.isdecimal():  # what a variable gives is a text
+        return int(value)
     if isinstance(value, str) and value not in ("first", "last", "next"):
         try:
             value = datetime.fromisoformat(value)
@@ -118,7 +123,7 @@ def _start(value: object) -> object:
 def _dedupe(value: object) -> object:
     if value is True:
         raise ValueError("write how long ids are remembered, as in '24h', or false")
-    return value
+    return False if value == "false" else value  # what a variable gives is a text
 
 
 class SourceTable(Table):

@@ -27,6 +27,8 @@ def check_stages(
     policies: dict[str, Policy] = {}
     for name, stage in stages.items():
         path: Path = ("stage", name)
+        if stage.is_async:
+            tables.problems.add((*path, "async"), "stages can't run as jobs yet: leave 'async' out")
         handler = catalog.handlers.get(stage.use)
         if handler is None:
             if name in tables.declared["stage"]:

@@ -110,7 +110,7 @@ class Problems:
         if kind in ("literal_error", "enum"):
             return f"it must be {context['expected']}{shown}"
         wanted = next((words for start, words in _WANTED.items() if kind.startswith(start)), "")
-        return (wanted or _lowered(str(item["msg"]))) + shown
+        return (wanted or _lowered(str(item["msg"]))) + ("" if "too_short" in kind else shown)
 
 
 _WANTED = {

@@ -21,10 +21,10 @@ def check_routes(tables: Tables, catalog: Catalog | None) -> tuple[RouteTable, .
     problems = tables.problems
     routes = {index: _completed(route, tables, index) for index, route in tables.routes.items()}
     for index, route in routes.items():
-        _check_patterns(tables.routes[index], ("route", index), problems)
-        _check_key(route, ("route", index), problems)
+        _check_patterns(("route", index), problems)
+        _check_key(("route", index), problems)
         check_condition(route.when, ("route", index, "when"), problems, ())
-        _check_stages(route, index, tables, catalog)
+        _check_stages(route, ("route", index), tables, catalog)
     _check_names(routes, tables)
     _check_sources(routes, tables)
     used = {name for route in routes.values() for name in (*route.stages, *route.finally_)}
@@ -70,10 +70,17 @@ def _completed(route: RouteTable, tables: Tables, index: int) -> RouteTable:
     return route.model_copy(update={"source": source, "name": route.name or route.match[0]})
 
 
-def _check_patterns(route: RouteTable, path: Path, problems: Problems) -> None:
-    listed = isinstance(problems.value_at((*path, "match")), list)
-    for number, text in enumerate(route.match):
-        place: Path = (*path, "match", number) if listed else (*path, "match")
+def _written(path: Path, problems: Problems) -> list[tuple[Path, str]]:
+    """The texts at this path, one or a list of them, each with its own place."""
+    value = problems.value_at(path)
+    if isinstance(value, list):
+        return [((*path, index), item) for index, item in enumerate(value) if isinstance(item, str)]
+    return [(path, value)] if isinstance(value, str) else []
+
+
+def _check_patterns(path: Path, problems: Problems) -> None:
+    seen: set[str] = set()
+    for place, text in _written((*path, "match"), problems):
         try:
             pattern = compile_pattern(text)
         except PatternError as error:
@@ -83,37 +90,32 @@ def _check_patterns(route: RouteTable, path: Path, problems: Problems) -> None:
             problems.warn(place, f"{word!r} matches only itself: '*' and '#' are wildcards only as whole words")
         if not text:
             problems.warn(place, "the empty pattern matches only the empty routing key: write '#' for all keys")
-        if text in route.match[:number]:
+        if text in seen:
             problems.warn(place, f"the pattern {text!r} is listed twice")
+        seen.add(text)
 
 
-def _check_key(route: RouteTable, path: Path, problems: Problems) -> None:
-    listed = isinstance(problems.value_at((*path, "key")), list)
-    for number, text in enumerate(route.key):
+def _check_key(path: Path, problems: Problems) -> None:
+    for place, text in _written((*path, "key"), problems):
         try:
             compile_key([text])
         except KeyPathError as error:
-            problems.add((*path, "key", number) if listed else (*path, "key"), str(error))
+            problems.add(place, str(error))
 
 
-def _check_stages(route: RouteTable, index: int, tables: Tables, catalog: Catalog | None) -> None:
+def _check_stages(route: RouteTable, path: Path, tables: Tables, catalog: Catalog | None) -> None:
     problems = tables.problems
-    for key, names in (("stages", route.stages), ("finally", route.finally_)):
-        listed = isinstance(problems.value_at(("route", index, key)), list)
-        for number, name in enumerate(names):
-            place: Path = ("route", index, key, number) if listed else ("route", index, key)
-            known = name in tables.declared["stage"] or catalog is None or name in catalog.handlers
-            if not known and catalog is not None:
-                names_known = {*tables.declared["stage"], *catalog.handlers}
-                problems.add(place, f"there is no stage and no handler {name!r}{near(name, names_known)}")
-            if name in names[:number]:
+    for key in ("stages", "finally"):
+        seen: set[str] = set()
+        for place, name in _written((*path, key), problems):
+            if name not in tables.declared["stage"] and catalog is not None and name not in catalog.handlers:
+                known = {*tables.declared["stage"], *catalog.handlers}
+                problems.add(place, f"there is no stage and no handler {name!r}{near(name, known)}")
+            if name in seen:
                 problems.add(place, f"{name!r} is listed twice: give the second one a [stage.…] table of its own")
-    if not route.stages and not route.finally_ and not _is_wrong(problems, index):
-        problems.warn(("route", index), "the route has no stages: its events count as handled, and nothing happens")
-
-
-def _is_wrong(problems: Problems, index: int) -> bool:
-    return any(problem.path.startswith(f"route[{index}]") for problem in problems.errors)
+            seen.add(name)
+    if not route.stages and not route.finally_:
+        problems.warn(path, "the route has no stages: its events count as handled, and nothing happens")
 
 
 def _check_names(routes: dict[int, RouteTable], tables: Tables) -> None:

@@ -10,8 +10,8 @@ from pipeline.dispatch.flight import Flight
 from pipeline.dispatch.window import Window
 from pipeline.errors import Fenced, Unavailable
 from pipeline.events import Outcome
-from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.lease import Lease
+from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.units import Commit, Unwritable
 from pipeline.policies.backoff import backoff
 from pipeline.stats import SourceStats

@@ -13,7 +13,7 @@ from pipeline.ledger.lease import Lease
 __all__ = ["Decoder", "Undecodable"]
 
 
-class Undecodable(Exception):  # noqa: N818 - a state of a message, not a fault of the program
+class Undecodable(Exception):
     """The message is no event; its text says why."""
 
 

@@ -49,7 +49,7 @@ class Flight:
 
     def __init__(self, message: Message, event: Event[Any] | None, remember: str | None) -> None:
         self.message = message
-        self.event = event
+        self.event: Event[Any] = event  # type: ignore[assignment]  # None only for what reaches no stage
         self.remember = remember
         self.lanes: Sequence[Lanes] = ()
         self.keys: Sequence[str | None] = ()
@@ -102,7 +102,7 @@ class Flight:
         return Unit(
             self.message,
             self.remember,
-            self.event.routing_key if self.event else self.message.routing_key,
+            getattr(self.event, "routing_key", self.message.routing_key),
             self.outcome,
             self.rows or (),
             self.statements or (),

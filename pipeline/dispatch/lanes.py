@@ -65,7 +65,7 @@ class Lanes:
         lane.popleft()
         if len(lane) == 1:
             self._lanes[key] = lane[0]
-        return lane[0]  # type: ignore[no-any-return]
+        return lane[0]
 
     def __len__(self) -> int:
         """How many keys are in use."""

@@ -8,8 +8,8 @@ from datetime import datetime
 from pipeline.config.models import SourceTable
 from pipeline.connectors import Connector, Start, StreamBounds
 from pipeline.dispatch.window import Window
-from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.lease import Lease
+from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.units import Commit, Progress
 
 __all__ = ["Resume"]
@@ -32,9 +32,7 @@ class Resume:
         table: The source's configuration.
     """
 
-    def __init__(
-        self, connector: Connector, ledger: Ledger, lease: Lease, window: Window, table: SourceTable
-    ) -> None:
+    def __init__(self, connector: Connector, ledger: Ledger, lease: Lease, window: Window, table: SourceTable) -> None:
         self._connector = connector
         self._ledger = ledger
         self._lease = lease

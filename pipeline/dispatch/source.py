@@ -21,8 +21,8 @@ from pipeline.dispatch.lanes import Lanes
 from pipeline.dispatch.stage_queue import StageQueue
 from pipeline.dispatch.window import Window
 from pipeline.events import Outcome
-from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.lease import Lease
+from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.units import Dead
 from pipeline.routing import Router
 from pipeline.stages import Stage
@@ -95,7 +95,7 @@ class Source:
         window = self.window
         await window.room()
         dedupe = self._dedupe
-        seen = await dedupe.known(batch) if dedupe else None
+        seen = await dedupe.known(batch) if dedupe else set()
         for message in batch:
             if message.offset <= window.last:
                 continue
@@ -104,11 +104,11 @@ class Source:
                 continue
             remember = None
             if dedupe is not None and message.id:
-                if message.id in seen:  # type: ignore[operator]  # it is a set where there is dedupe
+                if message.id in seen:
                     self._settle(message, Outcome.DUPLICATE)
                     continue
                 remember = message.id
-                seen.add(remember)  # type: ignore[union-attr]
+                seen.add(remember)
                 dedupe.take_in(remember)
             self._take_in(message, remember)
         self.stats.last_message_time = datetime.now(UTC)
@@ -183,7 +183,7 @@ class Source:
         flight.closing = False
         flight.route_error = None
         if lanes.when is not None:
-            holds, reason = lanes.when.holds(flight.event.variables())  # type: ignore[union-attr]
+            holds, reason = lanes.when.holds(flight.event.variables())
             if not holds:
                 flight.route_outcome = Outcome.FILTERED
                 self._leave(flight, reason or "the route's condition does not hold")
@@ -215,7 +215,7 @@ class Source:
             flight.step = 0
 
     def _applies(self, queue: StageQueue, flight: Flight) -> bool:
-        variables = flight.event.variables()  # type: ignore[union-attr]
+        variables = flight.event.variables()
         if flight.closing:
             variables |= {"outcome": str(flight.route_outcome), "error": str(flight.route_error or "")}
         assert queue.when is not None  # noqa: S101 - for the type checker
@@ -267,10 +267,12 @@ class Source:
             key_there = flight.keys[at]
             if key_there is None or flight.lanes[at].is_head(flight, key_there):
                 self._begin(flight)
-        if key is not None and (following := lanes.leave(key)) is not None:
-            # It may still be in an earlier route; then it enters this one when it comes to it.
-            if following.lanes[following.at] is lanes:
-                self._begin(following)
+        if key is None:
+            return
+        following = lanes.leave(key)
+        # The next one may still be in an earlier route; then it enters this one when it comes to it.
+        if following is not None and following.lanes[following.at] is lanes:
+            self._begin(following)
 
     def _finish(self, flight: Flight) -> None:
         self.committer.add(flight)
@@ -297,7 +299,7 @@ class Source:
 
     async def drain(self) -> None:
         """Return when nothing is left that can be done without waiting for a timer or a dependency."""
-        while any(queue.busy for queue in self._queues.values()) or self.committer.busy:
+        while any(queue.busy for queue in self._queues.values()) or self.committer.busy:  # noqa: ASYNC110 - at stop only
             await asyncio.sleep(0.01)
 
     async def close(self) -> None:

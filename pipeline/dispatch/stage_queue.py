@@ -19,7 +19,7 @@ from pipeline.policies.backoff import backoff
 from pipeline.policies.timeout import Timeout
 from pipeline.stages import Stage
 
-__all__ = ["Stages", "StageQueue"]
+__all__ = ["StageQueue", "Stages"]
 
 _BATCHES_AT_ONCE = 4
 _TURN = 0.005
@@ -222,14 +222,14 @@ class StageQueue:
                 self._split(sound, error)
                 return
             errors = [error] * len(sound)
-        for flight, delivery, error in zip(sound, deliveries, errors or [None] * len(sound), strict=True):
-            if error is None:
+        for flight, delivery, failure in zip(sound, deliveries, errors or [None] * len(sound), strict=True):
+            if failure is None:
                 context = delivery.context
                 flight.alone = False
                 flight.keep(context.rows, context.statements)
                 self._source.stage_done(flight)
             else:
-                await self._failed(flight, error, meet)
+                await self._failed(flight, failure, meet)
 
     async def _call(self, deliveries: list[Delivery]) -> Any:
         handler = self.stage.handler
@@ -245,7 +245,6 @@ class StageQueue:
 
     def _delivery(self, flight: Flight) -> Delivery:
         event = flight.event
-        assert event is not None  # noqa: S101 - what could not be decoded reaches no stage
         context = Context(
             self.stage.name, flight.route_name, self._source.group, event.id, flight.attempt,
             flight.route_outcome if flight.closing else None, flight.route_error,
@@ -316,7 +315,9 @@ class StageQueue:
     def _dead(self, flight: Flight, kind: str, error: BaseException) -> None:
         now = datetime.now(UTC)
         reason = str(error) or _words(error)
-        _log.error("stage %s: %r is dead after %d tries (%s): %s", self.stage.name, flight.event, flight.attempt, kind, reason)
+        _log.error(
+            "stage %s: %r is dead after %d tries (%s): %s", self.stage.name, flight.event, flight.attempt, kind, reason
+        )
         dead = Dead(flight.route_name, self.stage.name, kind, reason, flight.attempt, flight.first_at or now, now)
         self._source.stage_dead(flight, dead, error)
 

@@ -20,7 +20,7 @@ class _Closed(NamedTuple):
     first: int
     last: int
     timestamp: int
-    count: int
+    messages: int
 
 
 class Window:
@@ -152,7 +152,7 @@ class Window:
     def _pass(self, item: Flight | _Closed) -> None:
         if type(item) is _Closed:
             self._prefix, self._timestamp = item.last, item.timestamp
-            self._ahead -= item.count
+            self._ahead -= item.messages
         else:
             message = item.message  # type: ignore[union-attr]
             self._prefix, self._timestamp = message.offset, message.timestamp
@@ -172,9 +172,9 @@ class Window:
                 message = item.message
                 item = _Closed(message.offset, message.offset, message.timestamp, 1)  # noqa: PLW2901
             assert isinstance(item, _Closed)  # noqa: S101 - for the type checker
-            self._ahead += item.count
+            self._ahead += item.messages
             if kept and type(before := kept[-1]) is _Closed:
-                kept[-1] = _Closed(before.first, item.last, item.timestamp, before.count + item.count)
+                kept[-1] = _Closed(before.first, item.last, item.timestamp, before.messages + item.messages)
             else:
                 kept.append(item)
         self._items = kept

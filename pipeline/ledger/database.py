@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -81,7 +82,8 @@ class Database:
         async with AsyncExitStack() as stack:
             if self.dialect == "sqlite":
                 await stack.enter_async_context(self._turn)
-                self._path.parent.mkdir(parents=True, exist_ok=True)
+                with self._translated():
+                    self._path.parent.mkdir(parents=True, exist_ok=True)
             yield await stack.enter_async_context(self._transaction(self._writer))
 
     @asynccontextmanager
@@ -143,6 +145,8 @@ def _parsed(url: str) -> URL:
     if parsed.drivername in ("sqlite", "sqlite+aiosqlite"):
         if parsed.database in (None, "", ":memory:") or parsed.host:
             raise DatabaseRefused(f"the database's URL names no file: {advice}")
+        if parsed.query:
+            raise DatabaseRefused(f"a SQLite URL takes no parameters, and a path with a '?' can't be used: {advice}")
         return parsed
     if parsed.drivername not in ("postgresql", "postgresql+asyncpg"):
         raise DatabaseRefused(f"{parsed.drivername} is no database that is known here: {advice}")
@@ -151,11 +155,20 @@ def _parsed(url: str) -> URL:
     return parsed
 
 
+class _SQLiteConnection(sqlite3.Connection):
+    """Gives its locks back when it is closed: SQLite itself keeps them as long as anything refers to a cursor."""
+
+    def close(self) -> None:
+        """Roll back what is open, then close."""
+        self.rollback()
+        super().close()
+
+
 def _sqlite(path: Path, mode: Literal["rwc", "rw"]) -> AsyncEngine:
     writes = mode == "rwc"
     engine = create_async_engine(
         URL.create("sqlite+aiosqlite", database=f"file:{quote(str(path))}", query={"mode": mode, "uri": "true"}),
-        connect_args={"timeout": _LOCK_WAIT, "isolation_level": None},
+        connect_args={"timeout": _LOCK_WAIT, "isolation_level": None, "factory": _SQLiteConnection},
         pool_size=1 if writes else 4,
         max_overflow=0,
         json_serializer=_to_json,

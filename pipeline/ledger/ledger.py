@@ -40,7 +40,7 @@ class Ledger:
         self._writer = UnitWriter(db, self._seen)
         self._move = _move_statement()
 
-    # --- the lease -------------------------------------------------------------------------------------------------
+    # --- the lease
 
     async def try_acquire(self, key: SourceKey, owner: str, seen: Standing | None = None) -> Lease | Standing:
         """Take the source over where nobody holds it, or `owner` itself, or a holder that still stands as `seen`.
@@ -100,7 +100,7 @@ class Ledger:
                 raise _fenced(lease)
         lease.incarnation, lease.progress, lease.started, lease.renewed_at = following, Progress(), True, began
 
-    # --- the commit ------------------------------------------------------------------------------------------------
+    # --- the commit
 
     async def commit(self, lease: Lease, commit: Commit) -> list[Unwritable]:
         """Write finished units and the source's progress, in one transaction, once.
@@ -152,7 +152,7 @@ class Ledger:
             raise _fenced(lease)
         return False
 
-    # --- dedupe, and what people look at ---------------------------------------------------------------------------
+    # --- dedupe, and what people look at
 
     async def seen(self, group: str, ids: Sequence[str]) -> set[str]:
         """Which of these event ids the group has finished before."""

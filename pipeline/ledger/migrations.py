@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -160,18 +161,19 @@ def _steps(branch: Branch, heads: tuple[str, ...]) -> list[Any]:
     """The revisions between the database's and the newest."""
     from alembic.script import ScriptDirectory
     from alembic.script.revision import ResolutionError
-    from alembic.util import CommandError
 
     try:
-        scripts = ScriptDirectory(branch.versions, version_locations=[branch.versions])
-        return scripts._upgrade_revs("heads", heads)  # type: ignore[arg-type]  # what `alembic upgrade heads` calls
-    except CommandError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # how Alembic tells of a revision that it does not find
+            scripts = ScriptDirectory(branch.versions, version_locations=[branch.versions])
+            return scripts._upgrade_revs("heads", heads)  # type: ignore[arg-type]  # what `alembic upgrade heads` calls
+    except Exception as error:
         if isinstance(error.__cause__, ResolutionError):
             known = f"{branch.label} {', '.join(heads)}"
             raise UserError(
                 f"the database's schema is newer than this software ({known}): upgrade the software"
             ) from None
-        raise PluginError(f"the migrations of {branch.label!r} can't be used: {error}") from error
+        raise PluginError(f"the migrations of {branch.label!r} in {branch.versions} can't be used: {error}") from error
 
 
 def _name(branch: Branch, step: Any) -> str:

@@ -147,6 +147,7 @@ class MemoryConnector(Connector):
     """
 
     schemes = ("memory",)
+    creates_streams = True
 
     def __init__(self, url: str, store: MemoryStore | None = None) -> None:
         super().__init__(url)

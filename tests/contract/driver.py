@@ -6,13 +6,15 @@ import asyncio
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import ClassVar, cast
 
 import pytest
 
 from pipeline.connectors import Connector, Message, MessageBatch, Outgoing, Start
 
+FIRST = Start("first")
 PATIENCE = 20.0
 """Seconds after which what has not happened never will."""
 
@@ -98,9 +100,7 @@ def numbers(messages: Sequence[Message]) -> list[int]:
 class Reader:
     """A subscription of the test's; checks each batch against what every connector promises."""
 
-    def __init__(
-        self, connector: Connector, stream: str, start: Start = Start("first"), *, max_batch: int = 500
-    ) -> None:
+    def __init__(self, connector: Connector, stream: str, start: Start = FIRST, *, max_batch: int = 500) -> None:
         batches = connector.read(stream, start, name="contract", max_batch=max_batch)
         self.batches = cast("AsyncGenerator[MessageBatch, None]", batches)
         self.max_batch = max_batch
@@ -118,7 +118,7 @@ class Reader:
         assert batch, "a batch is never empty"
         assert len(batch) <= self.max_batch, "a batch is never longer than it may be"
         offsets = [message.offset for message in (*self.messages[-1:], *batch)]
-        assert all(one < other for one, other in zip(offsets, offsets[1:], strict=False)), "offsets rise strictly"
+        assert all(one < other for one, other in pairwise(offsets)), "offsets rise strictly"
         self.messages += batch
         return batch
 
@@ -138,7 +138,7 @@ class Reader:
         assert not done, f"nothing was to come, and this did: {waiting}"
 
 
-async def read_all(connector: Connector, stream: str, count: int, start: Start = Start("first")) -> list[Message]:
+async def read_all(connector: Connector, stream: str, count: int, start: Start = FIRST) -> list[Message]:
     """So many messages, by a subscription of its own."""
     async with Reader(connector, stream, start) as reader:
         return await reader.take(count)
@@ -158,7 +158,6 @@ __all__ = [
     "Driver",
     "Outages",
     "Reader",
-    "aclosing",
     "connected",
     "event",
     "events",

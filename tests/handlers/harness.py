@@ -13,7 +13,7 @@ WHEN = 1_765_914_300_000  # 2025-12-16T19:45:00Z, the reference's example
 LOG = logging.getLogger("pipeline.stage.test")
 
 
-def reference_event(kind: str = "paused", *, id: str = "event-1", **changes: Any) -> Event:
+def reference_event(kind: str = "paused", *, id: str = "event-1", **changes: Any) -> Event:  # noqa: A002
     """The event of the reference; a change to None leaves the field out."""
     data: dict[str, Any] = {
         "event_type": f"admin.workflow.{kind}",
@@ -26,7 +26,7 @@ def reference_event(kind: str = "paused", *, id: str = "event-1", **changes: Any
     return make_event(f"admin.workflow.{kind}", data, id=id)
 
 
-def make_event(routing_key: str, data: dict[str, Any], *, id: str = "event-1") -> Event:
+def make_event(routing_key: str, data: dict[str, Any], *, id: str = "event-1") -> Event:  # noqa: A002
     return Event(id, routing_key, data, {}, "application/json", b"{}", WHEN, "admin", "stream.platform.admin", 7)
 
 

@@ -80,9 +80,7 @@ async def test_a_missing_field_is_null_and_the_row_says_why() -> None:
     assert row.entity_id is None
     assert row.details == {"workflow_id": None}
     assert row.user_id == "user-uuid-54321"
-    assert row.notes == (
-        "entity_id: there is no field 'bom_id'; metadata.workflow_id: there is no field 'workflow_id'"
-    )
+    assert row.notes == ("entity_id: there is no field 'bom_id'; metadata.workflow_id: there is no field 'workflow_id'")
 
 
 async def test_an_action_that_cannot_be_had_falls_back_to_the_routing_key() -> None:

@@ -1,9 +1,10 @@
-"""What workflow-control promises: which signal goes where, how many at once, in what order, and what a failure means."""
+"""What workflow-control promises: which signal goes where, how many at once, in what order, what a failure means."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
 import sys
 from typing import Any
 
@@ -227,8 +228,6 @@ def test_wrong_options_are_refused_where_they_stand(options: dict[str, Any], pla
 
 
 def test_the_plugin_modules_load_no_heavy_library() -> None:
-    import subprocess
-
     code = (
         "import pipeline_handlers.log, pipeline_handlers.audit, pipeline_handlers.workflow_control, "
         "pipeline_plugins.temporal, sys; "

@@ -25,7 +25,6 @@ def pipeline_handlers() -> Sequence[type[Handler[Any]]]:
 def pipeline_tables() -> Sequence[Branch]:
     """The table ``audit_logs`` and its migrations."""
     from pipeline.ledger.migrations import Branch
-
     from pipeline_handlers.audit.tables import AuditLog
 
     return [Branch("audit", Path(__file__).parent / "versions", (AuditLog,))]

@@ -38,6 +38,7 @@ class EmbeddedConnector(Connector):
 
     schemes = ("embedded",)
     default_url = "embedded://.pipeline/events.db"
+    creates_streams = True
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -49,6 +50,7 @@ class EmbeddedConnector(Connector):
         self.path = Path.cwd() / unquote(name)
         self._file = SharedFile.at(self.path)
         self._session: Session | None = None
+        self._claimed = False
         self._connecting = asyncio.Lock()
 
     async def connect(self) -> None:
@@ -68,6 +70,15 @@ class EmbeddedConnector(Connector):
         if session is not None:
             await session.close()
             self._file.changed.notify()
+        if self._claimed:
+            self._claimed = False
+            self._file.end_reading()
+
+    async def claim(self) -> None:
+        """Lock the file for this process. Raises `BrokerRefused` where another process reads it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file.begin_reading()
+        self._claimed = True
 
     async def probe(self) -> None:
         """Return while the file is the one that was opened."""

@@ -24,7 +24,7 @@ MAX_BATCH_BYTES: Final = 8 * 1024 * 1024  # bounds memory where messages are lar
 
 _SCHEMA: Final = """
 CREATE TABLE streams (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
     name TEXT NOT NULL UNIQUE,
     next_offset INTEGER NOT NULL DEFAULT 0,
     last_timestamp INTEGER NOT NULL DEFAULT 0
@@ -110,6 +110,13 @@ class Log:
         with self._explained():
             self._db.execute("INSERT INTO streams (name) VALUES (?) ON CONFLICT (name) DO NOTHING", (stream,))
 
+    def delete(self, stream: str) -> None:
+        """Delete the stream with all that it holds."""
+        with self._explained(), self._transaction():
+            number = self.stream_id(stream)
+            for table, column in (("messages", "stream"), ("offsets", "stream"), ("streams", "id")):
+                self._db.execute(f"DELETE FROM {table} WHERE {column} = ?", (number,))  # noqa: S608 - our own names
+
     def stream_id(self, stream: str) -> int:
         """The stream's number in this file. Raises `BrokerRefused` where there is no such stream."""
         return int(self._stream(stream)[0])
@@ -148,7 +155,11 @@ class Log:
                     return self._since(number, next_offset, start.value)
 
     def take(self, number: int, position: int, most: int) -> MessageBatch:
-        """At most so many messages of a stream from this offset on, and not many more bytes than are good."""
+        """At most so many messages of a stream from this offset on, and not many more bytes than are good.
+
+        Raises:
+            BrokerRefused: The stream is gone.
+        """
         batch: MessageBatch = []
         size = 0
         with self._explained():
@@ -164,6 +175,8 @@ class Log:
                 values = orjson.loads(headers) if headers else {}
                 batch.append(Message(offset, timestamp, body, routing_key, id_, values, content_type))
             rows.close()  # an open cursor would hold the snapshot, and the write-ahead log with it
+            if not batch and not self._db.execute("SELECT 1 FROM streams WHERE id = ?", (number,)).fetchone():
+                raise BrokerRefused(f"the stream was deleted from {self.path} while it was read")
         return batch
 
     # Writing

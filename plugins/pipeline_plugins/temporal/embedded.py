@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline_plugins.temporal.options import DEFAULT_PORT, TemporalOptions
 from pipeline_plugins.temporal.tenancy import Record, Tenancy
 
-__all__ = ["EmbeddedServer", "find_program"]
+__all__ = ["EmbeddedServer", "find_program", "shown_program"]
 
 HOST = "127.0.0.1"
 _READY_SECONDS = 30.0
@@ -72,6 +72,12 @@ class EmbeddedServer:
         await self._spawn(program)
         self._watch = asyncio.create_task(self._keep_running(program), name="embedded-temporal")
 
+    def find(self) -> bool:
+        """Whether another process runs the server now; then `port` is its port."""
+        record = self._tenancy.read()
+        self.port = record.port if record is not None else 0
+        return record is not None
+
     async def stop(self) -> None:
         """End the server gracefully, if it is ours; safe to call twice, and after a failed start."""
         if self._watch is not None:
@@ -81,6 +87,7 @@ class EmbeddedServer:
         await self._end()
         self._tenancy.release()
         self.owned = False
+        self.port = 0
 
     async def _spawn(self, program: str) -> None:
         self._process = await self._execute(program)
@@ -135,12 +142,7 @@ class EmbeddedServer:
     async def _join(self) -> None:
         try:
             async with asyncio.timeout(_READY_SECONDS):
-                while True:
-                    record = self._tenancy.read()
-                    if record is not None:
-                        self.port = record.port
-                        if await self._answers():
-                            return
+                while not (self.find() and await self._answers()):  # noqa: ASYNC110 - it is another process's server
                     await asyncio.sleep(0.05)
         except TimeoutError:
             raise UserError(
@@ -203,6 +205,13 @@ def find_program() -> str:
             "server in [resource.temporal] address or TEMPORAL_HOST"
         )
     return found
+
+
+def shown_program() -> str:
+    """How a person calls the program from a shell: by its name where that finds it, else by its path."""
+    program = find_program()
+    found = shutil.which("temporal")
+    return "temporal" if found and Path(found).samefile(program) else program
 
 
 def _ended_with_us() -> list[str]:

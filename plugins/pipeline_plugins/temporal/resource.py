@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,7 +11,7 @@ from pydantic import BaseModel
 
 from pipeline import Resource
 from pipeline_plugins.temporal.connection import Connection, require_temporalio
-from pipeline_plugins.temporal.embedded import EmbeddedServer, find_program
+from pipeline_plugins.temporal.embedded import EmbeddedServer, find_program, shown_program
 from pipeline_plugins.temporal.options import TemporalOptions
 
 if TYPE_CHECKING:
@@ -86,12 +87,14 @@ class TemporalResource(Resource[TemporalOptions]):
     async def probe(self) -> None:
         """Return when Temporal answers and has the namespace; else raise `Unavailable`, or a `UserError`.
 
-        An embedded server that is not started is not started for this: that it could be is what is checked.
+        An embedded server that is not started is not started for this: where no other process runs it, that it could
+        be started is what is checked.
         """
         if self._server is not None and not self._server.port:
             require_temporalio("embedded")
             find_program()
-            return
+            if not self._server.find():
+                return
         await self._connected().probe()
 
     def describe(self) -> str:
@@ -101,6 +104,19 @@ class TemporalResource(Resource[TemporalOptions]):
         place = f" at {self._server.address}" if self._server.port else ""
         ui = f", web UI at http://127.0.0.1:{self.options.ui_port}" if self.options.ui_port else ""
         return f"Temporal{place}, namespace {self.options.namespace} (embedded, {self.options.database}){ui}"
+
+    def hints(self) -> Sequence[str]:
+        """The command that shows what the sample workflow was told."""
+        if self._sample is None or self._server is None:
+            return ()
+        options = ["--address", self._server.address, "--namespace", self.options.namespace]
+        return [
+            shlex.join([shown_program(), "workflow", "show", "--workflow-id", *self._sample.workflow_ids, *options])
+        ]
+
+    def examples(self) -> Mapping[str, Any]:
+        """The sample workflow's id, where it runs."""
+        return {} if self._sample is None else {"workflow_id": self._sample.workflow_ids[0]}
 
     def _connected(self) -> Connection:
         if self._connection is None:

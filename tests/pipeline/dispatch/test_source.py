@@ -113,7 +113,13 @@ async def test_rejected_events_are_dead_at_once_and_others_go_on(tmp_path: Path)
         await pipe.settle(3)
         assert sorted(calls) == [1, 2, 3]
         (dead,) = await pipe.dead()
-        assert (dead.stage, dead.route, dead.kind, dead.reason, dead.attempts) == ("x", "#", "not_found", "no such thing", 1)
+        assert (dead.stage, dead.route, dead.kind, dead.reason, dead.attempts) == (
+            "x",
+            "#",
+            "not_found",
+            "no such thing",
+            1,
+        )
 
 
 async def test_data_that_does_not_fit_the_model_is_rejected_and_what_fits_comes_as_the_model(tmp_path: Path) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from temporalio.client import WorkflowExecutionStatus
@@ -23,6 +22,7 @@ from pipeline_plugins.temporal import TemporalResource, embedded
 from pipeline_plugins.temporal.options import TemporalOptions
 from pipeline_plugins.temporal.tenancy import Record, Tenancy
 from tests.handlers.eventually import eventually
+from tests.plugins.temporal.support import running
 
 pytestmark = pytest.mark.integration
 
@@ -39,16 +39,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-@asynccontextmanager
-async def running(database: Path, **options: Any) -> AsyncIterator[TemporalResource]:
-    resource = TemporalResource(TemporalOptions.model_validate({"database": database, **options}))
-    try:
-        await resource.start()
-        yield resource
-    finally:
-        await resource.stop()
 
 
 @pytest.fixture
@@ -163,6 +153,7 @@ async def test_after_a_kill_of_its_owner_the_next_one_starts_it_anew_with_its_wo
         await resource.signal("w", "pause", request_id="1")
 
 
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="without util-linux, the next owner ends it")
 async def test_a_kill_of_its_owner_ends_it(database: Path, owner: asyncio.subprocess.Process) -> None:
     server = server_of(database)
     owner.kill()
@@ -226,7 +217,7 @@ async def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 async def test_a_server_that_does_not_start_says_why(database: Path) -> None:
     database.parent.mkdir(parents=True)
     database.write_text("this is no database, but it is long enough to be looked at " * 100)
-    with pytest.raises(UserError, match="the embedded Temporal did not start: .*"):
+    with pytest.raises(UserError, match=r"the embedded Temporal did not start: \w"):
         async with running(database):
             pass
 
@@ -255,6 +246,21 @@ async def test_a_missing_library_names_the_extra(
 async def test_a_probe_before_the_start_starts_nothing(database: Path) -> None:
     await TemporalResource(TemporalOptions(database=database)).probe()
     assert not database.parent.exists()
+
+
+async def test_a_probe_before_the_start_asks_the_server_that_another_process_runs(
+    database: Path, owner: asyncio.subprocess.Process
+) -> None:
+    resource = TemporalResource(TemporalOptions(database=database))
+    await resource.probe()
+    assert f"127.0.0.1:{server_of(database).port}" in resource.describe()
+    os.kill(server_of(database).pid, signal.SIGSTOP)
+    hasty = TemporalResource(TemporalOptions(database=database, timeout=0.5))
+    with pytest.raises(Unavailable):
+        await hasty.probe()
+    os.kill(server_of(database).pid, signal.SIGCONT)
+    await hasty.stop()
+    await resource.stop()
 
 
 async def test_the_web_ui_is_served_where_it_is_asked_for(database: Path, unused_port: Callable[[], int]) -> None:

@@ -9,7 +9,7 @@ from pipeline.ledger.columns import UTCDateTime, big_id, json_type
 
 revision = "0001"
 down_revision = None
-branch_labels = ("audit",)
+branch_labels = None
 depends_on = None
 
 

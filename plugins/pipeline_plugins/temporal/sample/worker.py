@@ -45,14 +45,14 @@ class Sample:
         self, client: Client, workflow_ids: Sequence[str] = (WORKFLOW_ID,), task_queue: str = TASK_QUEUE
     ) -> None:
         self._client = client
-        self._workflow_ids = workflow_ids
+        self.workflow_ids = workflow_ids
         self._task_queue = task_queue
         self._running: asyncio.Task[None] | None = None
         self._worker = sample_worker(client, task_queue)
 
     async def start(self) -> None:
         """Start the workflows and the worker."""
-        for workflow_id in self._workflow_ids:
+        for workflow_id in self.workflow_ids:
             await self._client.start_workflow(
                 SampleWorkflow.run,
                 id=workflow_id,
@@ -61,7 +61,7 @@ class Sample:
             )
         self._running = asyncio.create_task(self._worker.run(), name="sample-worker")
         self._running.add_done_callback(_report)
-        _log.info("running: %s", ", ".join(self._workflow_ids))
+        _log.info("running: %s", ", ".join(self.workflow_ids))
 
     async def stop(self) -> None:
         """Stop the worker; the workflows stay, and go on when a worker comes again."""

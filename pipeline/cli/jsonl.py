@@ -1,0 +1,88 @@
+"""Events from a file of JSON lines, or from standard input, ready to be published."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from pipeline.cli.json_input import parse_object
+from pipeline.connectors import Outgoing
+from pipeline.errors import UserError
+
+__all__ = ["STDIN", "Line", "outgoing", "parse", "read"]
+
+STDIN = Path("-")
+_FIELDS = ("routing_key", "id", "headers", "data")
+Line = tuple[Outgoing, int]
+"""A message, and how many bytes of the file it took."""
+
+
+def outgoing(key: str, data: Mapping[str, Any], event_id: str | None, headers: Mapping[str, Any]) -> Outgoing:
+    """A message: the data as JSON; a new UUID where it has no id."""
+    try:
+        body = orjson.dumps(data)
+    except (TypeError, orjson.JSONEncodeError) as error:  # half of a surrogate pair, a number beyond 64 bits
+        raise UserError(f"the data can't be published: {error}") from None
+    return Outgoing(body, key, event_id or str(uuid.uuid4()), headers)
+
+
+def read(path: Path, key: str | None, headers: Mapping[str, Any]) -> Iterator[Line]:
+    """The events of a file (``-`` is standard input), one a line; empty lines are left out.
+
+    Args:
+        path: The file.
+        key: The routing key of all events; then each line is an event's data. Without it, each line is an object with
+            ``routing_key`` and ``data``, and perhaps ``id`` and ``headers``.
+        headers: Headers of all events; a line's own come on top.
+
+    Raises:
+        UserError: The file can't be read, or a line is wrong; names file and line.
+    """
+    name = "standard input" if path == STDIN else str(path)
+    with _opened(path) as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield parse(line, f"{name}:{number}", key, headers), len(line)
+
+
+def parse(line: bytes, where: str, key: str | None, headers: Mapping[str, Any]) -> Outgoing:
+    """One line as a message. Raises `UserError`."""
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        value = None
+    if not isinstance(value, dict):
+        value = parse_object(line, where)
+    if key is not None:
+        return Outgoing(line.strip(), key, str(uuid.uuid4()), headers)
+    if unknown := [name for name in value if name not in _FIELDS]:
+        raise UserError(
+            f"{where}: {unknown[0]!r} is none of {', '.join(_FIELDS)}; name a KEY where the lines are plain data"
+        )
+    own_key, data, own_headers = value.get("routing_key"), value.get("data", {}), value.get("headers", {})
+    if not isinstance(own_key, str):
+        raise UserError(f"{where}: it has no 'routing_key': add it, or name a KEY for all lines")
+    if not isinstance(data, dict) or not isinstance(own_headers, dict):
+        raise UserError(f"{where}: 'data' and 'headers' are JSON objects")
+    if not isinstance(value.get("id", ""), str):
+        raise UserError(f"{where}: 'id' is a text")
+    return outgoing(own_key, data, value.get("id"), {**headers, **own_headers})
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    if path == STDIN:
+        yield sys.stdin.buffer
+        return
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}") from None
+    with file:
+        yield file

@@ -1,0 +1,48 @@
+"""Dead letters can be listed newest first, chosen by what they are about, and counted."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.events import Outcome
+from pipeline.ledger.database import Database
+from pipeline.ledger.dead_letters import DeadLetters
+from pipeline.ledger.lease import Lease
+from pipeline.ledger.ledger import Ledger
+from tests.pipeline.ledger.samples import commit_of, dead, unit
+
+
+@pytest.fixture
+async def letters(ledger: Ledger, lease: Lease, db: Database) -> DeadLetters:
+    """Five of them: offsets 0 to 4, of the routes a, b, a, b, a."""
+    await ledger.commit(lease, commit_of(*(unit(n, outcome=Outcome.DEAD, dead=[dead("ab"[n % 2])]) for n in range(5))))
+    return DeadLetters(db)
+
+
+async def test_the_newest_come_first_and_pages_follow(letters: DeadLetters) -> None:
+    first = await letters.list(2)
+    second = await letters.list(2, before=first[-1].id)
+
+    assert [letter.offset for letter in first + second] == [4, 3, 2, 1]
+
+
+async def test_filters_narrow_the_list_and_the_count(letters: DeadLetters) -> None:
+    assert [letter.offset for letter in await letters.list(route="b")] == [3, 1]
+    assert [letter.offset for letter in await letters.list(route="a", event_id="e2", kind=None)] == [2]
+    assert await letters.count() == 5
+    assert await letters.count(route="a", state="open", source="admin") == 3
+    assert await letters.count(stage="no such stage") == 0
+
+
+async def test_one_is_found_by_its_id(letters: DeadLetters) -> None:
+    (newest,) = await letters.list(1)
+    assert newest.id is not None
+
+    assert await letters.get(newest.id) == newest
+    assert await letters.get(10**9) is None
+
+
+async def test_an_unknown_filter_is_named(letters: DeadLetters) -> None:
+    with pytest.raises(UserError, match="'colour'"):
+        await letters.list(colour="red")

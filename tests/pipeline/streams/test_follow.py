@@ -1,0 +1,362 @@
+"""`follow` reads for ever: through outages, lost streams and whatever else a broker does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from pipeline.connectors import BrokerRefused, MessageBatch, Outgoing, Start
+from pipeline.errors import Unavailable
+from pipeline.streams.follow import Following, StreamState, follow
+from pipeline_plugins.memory import MemoryConnector, MemoryStore
+
+QUICK = Following(first_wait=0.001, longest_wait=0.004, jitter=0.0)
+
+
+class Follower:
+    """Follows a stream in a task, and remembers what it was told."""
+
+    def __init__(self, connector: MemoryConnector, *, how: Following = QUICK, **options: Any) -> None:
+        self.numbers: list[int] = []
+        self.states: list[str] = []
+        self.starts: list[Start] = []
+        self.changed = asyncio.Event()
+        self.position = 0
+        self.batches = follow(connector, "s", self.start, name="test", on_state=self.on_state, how=how, **options)
+        self.task = asyncio.create_task(self.run())
+
+    async def start(self) -> Start:
+        self.starts.append(Start("offset", self.position))
+        return self.starts[-1]
+
+    def on_state(self, state: StreamState) -> None:
+        self.states.append(str(state))
+        self.changed.set()
+
+    async def run(self) -> None:
+        async with contextlib.aclosing(self.batches) as batches:
+            async for batch in batches:
+                self.numbers += [int(message.id or "") for message in batch]
+                self.position = batch[-1].offset + 1
+                self.changed.set()
+
+    async def until(self, *, numbers: list[int] | None = None, state: str | None = None) -> None:
+        async with asyncio.timeout(5):
+            while (numbers is not None and self.numbers != numbers) or (
+                state is not None and (not self.states or not self.states[-1].startswith(state))
+            ):
+                if self.task.done():
+                    self.task.result()
+                self.changed.clear()
+                await self.changed.wait()
+
+    async def end(self) -> None:
+        self.task.cancel()
+        await asyncio.wait({self.task})
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    store = MemoryStore()
+    store.create("s")
+    return store
+
+
+@pytest.fixture
+def connector(store: MemoryStore) -> MemoryConnector:
+    return MemoryConnector("memory://follow", store)
+
+
+def publish(store: MemoryStore, *numbers: int) -> None:
+    store.append("s", [Outgoing(b"{}", "a.b", str(number)) for number in numbers])
+
+
+async def test_it_connects_and_yields_what_the_stream_holds_and_gets(
+    store: MemoryStore, connector: MemoryConnector
+) -> None:
+    publish(store, 1, 2)
+    follower = Follower(connector)
+    await follower.until(numbers=[1, 2])
+    publish(store, 3)
+    await follower.until(numbers=[1, 2, 3])
+    await follower.end()
+
+    assert follower.states == ["reading"]
+
+
+async def test_a_stream_with_nothing_to_read_counts_as_being_read(connector: MemoryConnector) -> None:
+    follower = Follower(connector)
+    await follower.until(state="reading")
+    await follower.end()
+
+
+async def test_batches_are_as_long_as_asked_for(store: MemoryStore, connector: MemoryConnector) -> None:
+    publish(store, *range(10))
+    sizes = []
+    async with contextlib.aclosing(
+        follow(connector, "s", lambda: _start(Start("first")), name="test", max_batch=4)
+    ) as batches:
+        async for batch in batches:
+            sizes.append(len(batch))
+            if sum(sizes) == 10:
+                break
+
+    assert sizes == [4, 4, 2]
+
+
+async def test_after_an_outage_it_goes_on_where_the_caller_says(store: MemoryStore, connector: MemoryConnector) -> None:
+    publish(store, 1, 2)
+    follower = Follower(connector)
+    await follower.until(numbers=[1, 2])
+
+    store.fail("the cable is out")
+    await follower.until(state="down")
+    publish(store, 3)
+    store.recover()
+    await follower.until(numbers=[1, 2, 3])
+    await follower.end()
+
+    assert follower.states == ["reading", "down: broker is unavailable: the cable is out", "reading"]
+    assert follower.starts == [Start("offset", 0), Start("offset", 2)]
+
+
+async def test_a_broker_that_is_down_at_the_start_is_waited_for(store: MemoryStore, connector: MemoryConnector) -> None:
+    store.fail()
+    follower = Follower(connector)
+    await follower.until(state="down")
+    publish(store, 1)
+    store.recover()
+    await follower.until(numbers=[1])
+    await follower.end()
+
+
+async def test_a_stream_that_is_missing_at_the_start_is_an_error(
+    store: MemoryStore, connector: MemoryConnector
+) -> None:
+    store.delete("s")
+    follower = Follower(connector)
+
+    with pytest.raises(BrokerRefused, match="'s'"):
+        await asyncio.wait_for(follower.task, 5)
+
+
+async def test_a_stream_that_is_missing_when_the_broker_first_answers_is_an_error(
+    store: MemoryStore, connector: MemoryConnector
+) -> None:
+    store.delete("s")
+    store.fail()
+    follower = Follower(connector)
+    await follower.until(state="down")
+    store.recover()
+
+    with pytest.raises(BrokerRefused):
+        await asyncio.wait_for(follower.task, 5)
+
+
+async def test_a_missing_stream_may_be_waited_for_instead(store: MemoryStore, connector: MemoryConnector) -> None:
+    store.delete("s")
+    follower = Follower(connector, refuse_at_start=False)
+    await follower.until(state="refused")
+    store.create("s")
+    publish(store, 1)
+    await follower.until(numbers=[1])
+    await follower.end()
+
+
+async def test_a_stream_that_is_deleted_later_is_waited_for(store: MemoryStore, connector: MemoryConnector) -> None:
+    publish(store, 1)
+    follower = Follower(connector)
+    await follower.until(numbers=[1])
+
+    store.delete("s")
+    await follower.until(state="refused")
+    follower.position = 0
+    store.create("s")
+    publish(store, 2)
+    await follower.until(numbers=[1, 2])
+    await follower.end()
+
+    assert follower.states[0] == "reading"
+    assert all(state.startswith("refused: ") and "'s'" in state for state in follower.states[1:-1])
+    assert follower.states[-1] == "reading"
+
+
+async def test_an_idle_read_that_has_settled_survives_the_stream_s_deletion(
+    store: MemoryStore, connector: MemoryConnector
+) -> None:
+    follower = Follower(connector, how=Following(0.001, 0.004, 0.0, settled=0.05))
+    await follower.until(state="reading")
+    await asyncio.sleep(0.06)
+
+    store.delete("s")
+    await follower.until(state="refused")
+    store.create("s")
+    await follower.until(state="reading")
+    await follower.end()
+
+
+async def test_what_start_can_t_do_now_is_tried_again(connector: MemoryConnector, store: MemoryStore) -> None:
+    publish(store, 1)
+    asked = 0
+
+    async def start() -> Start:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            raise Unavailable("database", "no route")
+        return Start("first")
+
+    states: list[str] = []
+    batches = follow(connector, "s", start, name="test", on_state=lambda state: states.append(str(state)), how=QUICK)
+    async with contextlib.aclosing(batches):
+        assert len(await asyncio.wait_for(anext(batches), 5)) == 1
+
+    assert states == ["down: database is unavailable: no route", "reading"]
+
+
+async def test_a_state_is_told_once(store: MemoryStore, connector: MemoryConnector) -> None:
+    store.fail("still")
+    follower = Follower(connector)
+    await follower.until(state="down")
+    await asyncio.sleep(0.05)  # ten tries
+    await follower.end()
+
+    assert follower.states == ["down: broker is unavailable: still"]
+
+
+class Waits:
+    """Takes the place of `asyncio.sleep`: passes at once, and stops for good after `stop` waits."""
+
+    def __init__(self, stop: int) -> None:
+        self.seconds: list[float] = []
+        self.full = asyncio.Event()
+        self._stop = stop
+        self._sleep = asyncio.sleep
+
+    async def __call__(self, seconds: float) -> None:
+        if seconds:
+            self.seconds.append(seconds)
+            if len(self.seconds) == self._stop:
+                self.full.set()
+                await asyncio.Event().wait()
+        await self._sleep(0)
+
+
+async def test_waits_double_up_to_the_longest(
+    store: MemoryStore, connector: MemoryConnector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = Waits(stop=6)
+    monkeypatch.setattr("pipeline.streams.follow.asyncio.sleep", waits)
+    store.fail()
+    follower = Follower(connector, how=Following(first_wait=0.1, longest_wait=1.0, jitter=0.0))
+    await asyncio.wait_for(waits.full.wait(), 5)
+    await follower.end()
+
+    assert waits.seconds == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.0, 1.0])
+
+
+async def test_a_read_that_delivered_begins_the_waits_anew(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lossy(MemoryConnector):
+        reads = 0
+
+        async def read(self, *args: Any, **kwargs: Any) -> AsyncIterator[MessageBatch]:
+            self.reads += 1
+            if self.reads in (3, 5):
+                yield store.log("s").messages
+            raise Unavailable("broker", "lost")
+
+    waits = Waits(stop=7)
+    monkeypatch.setattr("pipeline.streams.follow.asyncio.sleep", waits)
+    publish(store, 1)
+    how = Following(first_wait=0.1, longest_wait=1.0, jitter=0.0)
+    follower = Follower(Lossy("memory://x", store), how=how)  # type: ignore[arg-type]
+    await asyncio.wait_for(waits.full.wait(), 5)
+    await follower.end()
+
+    assert waits.seconds == pytest.approx([0.1, 0.2, 0.1, 0.2, 0.1, 0.2, 0.4])
+
+
+async def test_a_read_that_ends_by_itself_is_begun_again(store: MemoryStore) -> None:
+    class Ending(MemoryConnector):
+        async def read(self, *args: Any, **kwargs: Any) -> AsyncIterator[MessageBatch]:
+            async for batch in super().read(*args, **kwargs):
+                yield batch
+                return
+
+    publish(store, 1)
+    follower = Follower(Ending("memory://x", store))  # type: ignore[arg-type]
+    await follower.until(numbers=[1])
+    publish(store, 2)
+    await follower.until(numbers=[1, 2])
+    await follower.end()
+
+    assert "down: the connector ended the read without saying why" in follower.states
+
+
+async def test_a_bug_of_the_connector_is_not_hidden(store: MemoryStore) -> None:
+    class Broken(MemoryConnector):
+        async def connect(self) -> None:
+            raise KeyError("a bug")
+
+    follower = Follower(Broken("memory://x", store))
+    with pytest.raises(KeyError, match="a bug"):
+        await asyncio.wait_for(follower.task, 5)
+
+
+async def test_closing_it_while_it_waits_ends_it_at_once(connector: MemoryConnector) -> None:
+    follower = Follower(connector)
+    await follower.until(state="reading")
+    before = asyncio.all_tasks()
+    follower.task.cancel()
+    done, _ = await asyncio.wait({follower.task}, timeout=1)
+
+    assert done
+    assert follower.task.cancelled()
+    assert asyncio.all_tasks() < before
+
+
+async def test_closing_it_while_it_backs_off_ends_it_at_once(store: MemoryStore, connector: MemoryConnector) -> None:
+    store.fail()
+    follower = Follower(connector, how=Following(60, 60, 0))
+    await follower.until(state="down")
+    follower.task.cancel()
+    done, _ = await asyncio.wait({follower.task}, timeout=1)
+
+    assert done
+
+
+async def test_the_next_batch_is_not_asked_for_before_the_caller_wants_it(
+    store: MemoryStore, connector: MemoryConnector
+) -> None:
+    class Counting(MemoryConnector):
+        given = 0
+
+        async def read(self, *args: Any, **kwargs: Any) -> AsyncIterator[MessageBatch]:
+            async for batch in super().read(*args, **kwargs):
+                self.given += 1
+                yield batch
+
+    publish(store, *range(10))
+    counting = Counting("memory://x", store)
+    batches = follow(counting, "s", lambda: _start(Start("first")), name="test", max_batch=1)
+    async with contextlib.aclosing(batches):
+        await anext(batches)
+        await asyncio.sleep(0.01)
+        assert counting.given == 1
+        await anext(batches)
+        assert counting.given == 2
+
+
+def test_following_a_stream_needs_no_framework() -> None:
+    code = "import sys, pipeline.streams.follow; sys.exit('faststream' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+async def _start(start: Start) -> Start:
+    return start

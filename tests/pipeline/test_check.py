@@ -1,0 +1,76 @@
+"""The check reports what a configuration means, or everything that is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.check import check, check_file
+from tests.pipeline.config.fakes import CATALOG, SOUND, Folder
+
+TEXT = """\
+[broker]
+url = "rabbit://u:secret@h"
+[source.admin]
+stream = "stream.admin"
+group = "control"
+[[route]]
+match = ["admin.workflow.*", "wor*"]
+key = "data.workflow_id"
+when = "data.n > 1"
+stages = ["control"]
+finally = ["rows", "log"]
+[stage.rows]
+use = "audit"
+when = "outcome == 'dead'"
+policy = { timeout = "250ms", retry = { attempts = 1 } }
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def test_a_report_shows_each_route_with_its_stages_and_their_effective_policies(folder: Folder) -> None:
+    (route,) = check(folder.load(TEXT)).routes
+    assert (route.name, route.source, route.match) == ("admin.workflow.*", "admin", ("admin.workflow.*", "wor*"))
+    assert (route.key, route.when) == (("data.workflow_id",), "data.n > 1")
+    (control,) = route.stages
+    assert (control.use, control.resources) == ("control", ("temporal",))
+    assert control.policy == "time-out 7s, 3 tries, waits 2s to 60s, 100 at once"
+    rows, log = route.finally_
+    assert (rows.name, rows.use, rows.when) == ("rows", "audit", "outcome == 'dead'")
+    assert rows.policy == "time-out 0.25s, 1 try, 100 at once"
+    assert log.use == "log"
+
+
+def test_a_report_shows_where_values_came_from_and_no_secret(folder: Folder) -> None:
+    report = check(folder.load(TEXT, DATABASE_URL="postgresql://u:secret@h/d", TEMPORAL_HOST="t:7233"))
+    found = {value.path: (value.value, value.origin.removeprefix(f"{folder.path}/")) for value in report.values}
+    assert found["broker.url"] == ("rabbit://u:***@h", "pipeline.toml:2")
+    assert found["database.url"] == ("postgresql://u:***@h/d", "environment DATABASE_URL")
+    assert found["jobs.url"] == ("", "default (embedded)")
+    assert found["resource.temporal.address"] == ("t:7233", "environment TEMPORAL_HOST")
+    assert found["source.admin.start"] == ("first", "default")
+    assert "secret" not in json.dumps(report.as_json())
+
+
+def test_a_report_is_json(folder: Folder) -> None:
+    report = json.loads(json.dumps(check(folder.load(TEXT)).as_json()))
+    assert report["ok"] is True
+    assert report["routes"][0]["finally"][0]["name"] == "rows"
+    assert report["warnings"][0]["path"] == "route[0].match[1]"
+    assert report["warnings"][0]["line"] == 7
+
+
+def test_a_wrong_file_gives_a_report_of_its_problems(folder: Folder) -> None:
+    folder.file.write_text(SOUND.replace("stages", "stagse"))
+    report = check_file(folder.file, {}, CATALOG)
+    assert not report.ok
+    assert [(problem.line, problem.path) for problem in report.problems] == [(7, "route[0].stagse")]
+    assert json.loads(json.dumps(report.as_json()))["problems"][0]["message"].startswith("unknown key 'stagse'")
+    folder.file.write_text(SOUND)
+    assert check_file(folder.file, {}, CATALOG).ok

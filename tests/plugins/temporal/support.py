@@ -1,0 +1,21 @@
+"""What the tests of the embedded Temporal share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline_plugins.temporal import TemporalResource
+from pipeline_plugins.temporal.options import TemporalOptions
+
+
+@asynccontextmanager
+async def running(database: Path, **options: Any) -> AsyncIterator[TemporalResource]:
+    resource = TemporalResource(TemporalOptions.model_validate({"database": database, **options}))
+    try:
+        await resource.start()
+        yield resource
+    finally:
+        await resource.stop()

@@ -1,0 +1,167 @@
+"""What an outage looks like: always Unavailable, always soon, and over as soon as the server is back."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from temporalio.client import Client
+
+from pipeline import Unavailable
+from pipeline.errors import UserError
+from pipeline_plugins.temporal import TemporalResource
+from pipeline_plugins.temporal.options import TemporalOptions
+from tests.handlers.eventually import eventually
+from tests.services import Temporal, start_temporal
+
+BOUND = 10.0  # seconds within which an outage must show
+
+
+def start_durable_temporal(folder: Path) -> Temporal:
+    return start_temporal(folder, durable=True)
+
+
+@pytest.fixture
+def server(own_server: Callable[..., Temporal]) -> Temporal:
+    return own_server(start_durable_temporal)
+
+
+@asynccontextmanager
+async def connected(address: str, **options: Any) -> AsyncIterator[TemporalResource]:
+    resource = TemporalResource(TemporalOptions.model_validate({"address": address, **options}))
+    await resource.start()
+    try:
+        yield resource
+    finally:
+        await resource.stop()
+
+
+async def begin(address: str, workflow_id: str) -> None:
+    client = await Client.connect(address)
+    await client.start_workflow("Untended", id=workflow_id, task_queue="nobody")
+
+
+async def unavailable(call: Callable[[], Awaitable[None]]) -> Unavailable:
+    """The outage that the call reports, in time."""
+    began = time.monotonic()
+    with pytest.raises(Unavailable) as caught:
+        await call()
+    assert time.monotonic() - began < BOUND
+    assert caught.value.dependency == "temporal"
+    return caught.value
+
+
+@contextmanager
+def a_port_that_never_answers() -> Iterator[str]:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        yield f"127.0.0.1:{silent.getsockname()[1]}"
+
+
+async def test_a_killed_server_is_unavailable_and_works_again_after_its_restart(server: Temporal) -> None:
+    await begin(server.address, "w")
+    async with connected(server.address) as resource:
+        await resource.signal("w", "pause", request_id="1")
+        await asyncio.to_thread(server.kill)
+        await unavailable(lambda: resource.signal("w", "pause", request_id="2"))
+        await unavailable(resource.probe)
+        await asyncio.to_thread(server.restart)
+
+        async def recovered() -> bool:
+            try:
+                await resource.signal("w", "pause", request_id="2")
+            except Unavailable:
+                return False
+            return True
+
+        await eventually(recovered)
+        await resource.probe()
+
+
+async def test_a_hung_server_is_unavailable_and_works_again_when_it_goes_on(server: Temporal) -> None:
+    await begin(server.address, "w")
+    async with connected(server.address, timeout="1s") as resource:
+        await resource.signal("w", "pause", request_id="1")
+        server.pause()
+        try:
+            await unavailable(lambda: resource.signal("w", "pause", request_id="2"))
+            await unavailable(resource.probe)
+        finally:
+            server.resume()
+        await resource.signal("w", "pause", request_id="2")
+
+
+async def test_a_server_that_is_down_at_first_is_found_once_it_is_up(server: Temporal) -> None:
+    await asyncio.to_thread(server.stop)
+    async with connected(server.address) as resource:
+        outage = await unavailable(resource.probe)
+        assert outage.reason == f"can't connect to {server.address}: Connection refused"
+        await asyncio.to_thread(server.restart)
+        await resource.probe()
+
+
+async def test_a_hundred_callers_share_one_failed_connect() -> None:
+    with a_port_that_never_answers() as address:
+        async with connected(address, timeout="500ms") as resource:
+            began = time.monotonic()
+            found = await asyncio.gather(
+                *(resource.signal("w", "pause", request_id=str(n)) for n in range(100)), return_exceptions=True
+            )
+            assert time.monotonic() - began < 2
+    assert all(isinstance(error, Unavailable) for error in found)
+    assert "does not answer within 0.5 s" in str(found[0])
+
+
+async def test_a_cancelled_caller_leaves_the_connect_to_the_others() -> None:
+    with a_port_that_never_answers() as address:
+        async with connected(address, timeout="500ms") as resource:
+            first = asyncio.create_task(resource.probe())
+            second = asyncio.create_task(resource.probe())
+            await asyncio.sleep(0)
+            first.cancel()
+            with pytest.raises(Unavailable):
+                await second
+
+
+async def test_an_unknown_host_is_unavailable() -> None:
+    async with connected("nowhere.invalid:7233") as resource:
+        await unavailable(resource.probe)
+
+
+async def test_tls_to_a_server_without_it_is_unavailable(temporal_address: str) -> None:
+    async with connected(temporal_address, tls=True) as resource:
+        await unavailable(resource.probe)
+
+
+async def test_a_wrong_namespace_kills_no_event_and_the_probe_says_what_to_do(temporal_address: str) -> None:
+    async with connected(temporal_address, namespace="nons") as resource:
+        outage = await unavailable(lambda: resource.signal("w", "pause", request_id="1"))
+        assert "no namespace 'nons'" in outage.reason
+        with pytest.raises(UserError, match="no namespace 'nons': create it, or mend namespace"):
+            await resource.probe()
+
+
+async def test_stopping_waits_for_the_calls_in_flight(server: Temporal) -> None:
+    await begin(server.address, "w")
+    resource = TemporalResource(TemporalOptions(address=server.address))
+    await resource.start()
+    await resource.client()
+    server.pause()
+    abandoned = asyncio.create_task(resource.signal("w", "pause", request_id="1"))
+    await asyncio.sleep(0.05)
+    abandoned.cancel()
+    await asyncio.wait([abandoned])
+    stopping = asyncio.create_task(resource.stop())
+    await asyncio.sleep(0.05)
+    assert not stopping.done()
+    server.resume()
+    await stopping
+    history = await (await Client.connect(server.address)).get_workflow_handle("w").fetch_history()
+    assert sum(event.HasField("workflow_execution_signaled_event_attributes") for event in history.events) == 1
