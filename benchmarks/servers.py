@@ -77,8 +77,10 @@ class Servers:
         """What answers, by name."""
         found: dict[str, str] = {}
         if self.stream_url:
-            from rstream.client import ClientFactory  # noqa: F401
+            from rstream import Producer
 
+            async with Producer(**rstream_login(self.stream_url)) as producer:
+                found["RabbitMQ"] = ((await producer.default_client).server_properties or {}).get("version", "?")
         if self.database_url:
             import asyncpg
 

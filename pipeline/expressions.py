@@ -120,12 +120,11 @@ class _Wants:
         self.want = want
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        from_text = core_schema.no_info_after_validator_function(
-            lambda text: Expression(text, FINALLY, self.want), core_schema.str_schema(strict=True)
-        )
-        return core_schema.json_or_python_schema(
-            json_schema=from_text,
-            python_schema=core_schema.union_schema([core_schema.is_instance_schema(Expression), from_text]),
+        return core_schema.no_info_wrap_validator_function(
+            lambda value, text_of: (
+                value if isinstance(value, Expression) else Expression(text_of(value), FINALLY, self.want)
+            ),
+            core_schema.str_schema(strict=True),
             serialization=core_schema.to_string_ser_schema(),
         )
 

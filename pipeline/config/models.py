@@ -49,7 +49,10 @@ def _duration_text(value: float) -> str:
 
 
 Seconds = Annotated[
-    float, BeforeValidator(seconds), Field(ge=0, allow_inf_nan=False), PlainSerializer(_duration_text, when_used="json")
+    float,
+    BeforeValidator(seconds, json_schema_input_type=float | Annotated[str, Field(pattern=rf"^{_DURATION.pattern}$")]),
+    Field(ge=0, allow_inf_nan=False),
+    PlainSerializer(_duration_text, when_used="json"),
 ]
 """A duration: ``"10s"``, ``"1m30s"``, ``"250ms"``, ``"7d"``, or a number of seconds."""
 
@@ -58,7 +61,7 @@ def _listed(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...])]
 
 
 class Table(BaseModel):

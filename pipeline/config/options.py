@@ -32,8 +32,9 @@ def check_stages(
         handler = catalog.handlers.get(stage.use)
         if handler is None:
             if name in tables.declared["stage"]:
-                place = (*path, "use") if "use" in tables.raw["stage"][name] else path
-                tables.problems.add(place, f"there is no handler {stage.use!r}{near(stage.use, catalog.handlers)}")
+                named = "use" in tables.raw["stage"][name]
+                hint = near(stage.use, catalog.handlers) + ("" if named else "; name the handler with 'use'")
+                tables.problems.add((*path, "use") if named else path, f"there is no handler {stage.use!r}{hint}")
             continue
         found = options_of(
             handler.Options, stage.options, path, tables.problems, owner=f"handler {stage.use!r}", reserved=_RESERVED

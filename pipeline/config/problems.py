@@ -108,7 +108,8 @@ class Problems:
         if kind in ("value_error", "assertion_error"):
             return str(item["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
         if kind in ("literal_error", "enum"):
-            return f"it must be {context['expected']}{shown}"
+            expected = str(context["expected"]).replace("False", "false").replace("True", "true")
+            return f"it must be {expected}{shown}"
         wanted = next((words for start, words in _WANTED.items() if kind.startswith(start)), "")
         return (wanted or _lowered(str(item["msg"]))) + ("" if "too_short" in kind else shown)
 

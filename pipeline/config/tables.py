@@ -129,7 +129,8 @@ def typed(
     where that is not possible either.
     """
     if not isinstance(raw, dict):
-        problems.add(path, f"it must be a table: write [{path[-1]}]")
+        header = f"[{path[-1]}]" if len(path) == 1 else f"[[{path[0]}]]"
+        problems.add(path, f"it must be a table: write {header}")
         return None
     known = keys_of(model)
     for key in raw:

@@ -55,7 +55,7 @@ class Database:
         DatabaseRefused: The URL is wrong, or the driver is not installed.
     """
 
-    def __init__(self, url: str, *, command_timeout: float | None = 30.0) -> None:
+    def __init__(self, url: str, *, command_timeout: float | None = 15.0) -> None:
         parsed = _parsed(url)
         self.url = url
         self.location: str = parsed.render_as_string(hide_password=True)
@@ -116,12 +116,8 @@ class Database:
     @asynccontextmanager
     async def _transaction(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         with self._translated():
-            async with engine.connect() as connection, connection.begin():
-                try:
-                    yield connection
-                except (TimeoutError, OSError):
-                    await connection.invalidate()  # rolling back would wait for the same silent server
-                    raise
+            async with engine.begin() as connection:
+                yield connection
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

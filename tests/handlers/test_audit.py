@@ -138,6 +138,17 @@ async def test_a_batch_leaves_one_row_an_event() -> None:
     assert [[row.event_id for row in delivery.context.rows] for delivery in batch] == [[str(n)] for n in range(50)]
 
 
+async def test_rows_are_logged_where_that_is_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="pipeline.stage.test")
+    await rows_of(deliver(reference_event(), Outcome.HANDLED), REFERENCE)
+    assert caplog.messages == []
+    await rows_of(deliver(reference_event(), Outcome.HANDLED), REFERENCE, log=True)
+    assert caplog.messages == [
+        "row ('workflow_paused', 'bom_processing', 'bom-uuid-67890', 'user-uuid-54321', "
+        "{'workflow_id': 'bom-enrichment-uuid-12345'}) handled"
+    ]
+
+
 async def test_endlessly_many_routing_keys_do_not_fill_the_memory() -> None:
     async with started(AuditHandler, {"row": [REFERENCE]}) as handler:
         for start in range(0, 12_000, 500):

@@ -13,8 +13,8 @@ from sqlalchemy import text
 
 from pipeline.errors import Fenced, Unavailable
 from pipeline.ledger.database import Database, DatabaseRefused
-from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.lease import Lease
+from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.migrations import migrate
 from pipeline.ledger.units import Commit, Progress
 from tests.integration.proxy import Proxy

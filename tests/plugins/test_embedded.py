@@ -17,6 +17,7 @@ import pytest
 from pipeline.connectors import BrokerRefused, Outgoing, Start, StreamBounds
 from pipeline.errors import Unavailable
 from pipeline_plugins.embedded import EmbeddedConnector
+from pipeline_plugins.embedded.file import pragma
 from pipeline_plugins.embedded.log import Append, Log
 
 
@@ -36,6 +37,10 @@ async def connector(path: Path) -> AsyncIterator[EmbeddedConnector]:
     await connector.create_stream("s")
     yield connector
     await connector.close()
+
+
+def _pragma(log: Log, statement: str) -> Any:
+    return pragma(log._db, statement)
 
 
 # The URL
@@ -126,8 +131,13 @@ async def test_a_damaged_file_is_refused(path: Path, connector: EmbeddedConnecto
         file.write(os.urandom(path.stat().st_size - 8192))
 
     with pytest.raises(BrokerRefused, match="it is damaged"):
-        await connector.connect()
-        await connector.bounds("s")
+        await _connect_and_look(connector)
+
+
+async def _connect_and_look(connector: EmbeddedConnector) -> None:
+    """Damage shows where SQLite comes across it."""
+    await connector.connect()
+    await connector.bounds("s")
 
 
 async def test_a_folder_is_refused(tmp_path: Path) -> None:
@@ -213,6 +223,13 @@ async def test_publishers_that_wait_share_a_transaction(
     assert None not in timestamps
 
 
+async def test_a_confirmed_publish_is_on_the_disk(connector: EmbeddedConnector) -> None:
+    session = connector._session
+    assert session is not None
+    assert await session.write(_pragma, "journal_mode") == "wal"
+    assert await session.write(_pragma, "synchronous") == 2, "FULL: the write-ahead log is synced at each commit"
+
+
 async def test_a_message_that_can_t_be_kept_fails_alone(connector: EmbeddedConnector) -> None:
     bad = Outgoing(b"{}", "lone \ud800 surrogate", "id-2")
 
@@ -241,10 +258,10 @@ async def test_a_cancelled_publisher_harms_no_other(connector: EmbeddedConnector
 async def test_a_full_disk_is_waited_out(connector: EmbeddedConnector, path: Path) -> None:
     session = connector._session
     assert session is not None
-    await session.write(Log._pragma, "max_page_count = 20")
+    await session.write(_pragma, "max_page_count = 20")
     with pytest.raises(Unavailable, match="the disk is full"):
         await connector.publish("s", [event(1, bytes(500_000))])
-    await session.write(Log._pragma, "max_page_count = 1000000")
+    await session.write(_pragma, "max_page_count = 1000000")
     await connector.publish("s", [event(2)])
 
     (message,) = await anext(connector.read("s", Start("first"), name="test"))
@@ -254,7 +271,7 @@ async def test_a_full_disk_is_waited_out(connector: EmbeddedConnector, path: Pat
 async def test_a_file_that_another_process_holds_is_waited_for_and_then_unavailable(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline_plugins.embedded.log.BUSY_TIMEOUT", 0.3)
+    monkeypatch.setattr("pipeline_plugins.embedded.file.BUSY_TIMEOUT", 0.3)
     connector = EmbeddedConnector(f"embedded://{path}")
     await connector.connect()
     await connector.create_stream("s")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from importlib.metadata import entry_points
-from typing import cast
+from typing import Any
 
 import pytest
 
@@ -147,6 +147,6 @@ async def test_what_is_not_connected_says_so() -> None:
 
 def test_it_is_loaded_through_its_entry_point() -> None:
     (entry,) = entry_points(group="pipeline", name="memory")
-    module = entry.load()
+    module: Any = entry.load()
 
-    assert list(cast("type", module).pipeline_connectors()) == list(pipeline_connectors()) == [MemoryConnector]
+    assert list(module.pipeline_connectors()) == list(pipeline_connectors()) == [MemoryConnector]

@@ -35,6 +35,7 @@ class AuditHandler(Handler[AuditOptions]):
         from pipeline_handlers.audit.tables import AuditLog
 
         configure_mappers()  # the table's constructor would do it, which is not called below
+        self._log = setup.log
         self._mappings = Mappings(self.options.row, unmatched=self.options.unmatched == "row")
         self._table: type[AuditLog] = AuditLog
 
@@ -62,3 +63,6 @@ class AuditHandler(Handler[AuditOptions]):
                 created_at=now,
             )
             context.add(row)
+            if self.options.log:
+                values = (row.action, row.entity_type, row.entity_id, row.user_id, row.details)
+                self._log.info("row %r%s", values, f" {outcome}" if outcome else "")

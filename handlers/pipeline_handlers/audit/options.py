@@ -22,7 +22,9 @@ def _patterns(texts: tuple[str, ...]) -> tuple[str, ...]:
     return texts
 
 
-Patterns = Annotated[tuple[str, ...], BeforeValidator(_listed), AfterValidator(_patterns)]
+Patterns = Annotated[
+    tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...]), AfterValidator(_patterns)
+]
 
 
 class RowOptions(BaseModel):
@@ -50,3 +52,4 @@ class AuditOptions(BaseModel):
     unmatched: Literal["row", "skip"] = Field(
         "row", description="An event that no mapping matches: 'row' leaves one with its routing key, 'skip' none."
     )
+    log: bool = Field(False, description="Also log each row, at level info.")

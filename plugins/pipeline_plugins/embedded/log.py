@@ -7,47 +7,18 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import orjson
 
 from pipeline import Unavailable
 from pipeline.connectors import BrokerRefused, Message, MessageBatch, Start, StreamBounds
 from pipeline_plugins.embedded.faults import explain
+from pipeline_plugins.embedded.file import open_file, transaction
 
 __all__ = ["Append", "Log", "Row"]
 
-APPLICATION: Final = 0x70697065  # "pipe": marks the file as ours, so that nobody else's database is written to
-VERSION: Final = 1
-BUSY_TIMEOUT: Final = 5.0
 MAX_BATCH_BYTES: Final = 8 * 1024 * 1024  # bounds memory where messages are large; one message is always taken
-
-_SCHEMA: Final = """
-CREATE TABLE streams (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    name TEXT NOT NULL UNIQUE,
-    next_offset INTEGER NOT NULL DEFAULT 0,
-    last_timestamp INTEGER NOT NULL DEFAULT 0
-);
-CREATE TABLE messages (
-    stream INTEGER NOT NULL,
-    offset INTEGER NOT NULL,
-    chunk INTEGER NOT NULL,
-    timestamp INTEGER NOT NULL,
-    routing_key TEXT,
-    id TEXT,
-    headers TEXT,
-    content_type TEXT,
-    body BLOB NOT NULL,
-    PRIMARY KEY (stream, offset)
-);
-CREATE TABLE offsets (
-    stream INTEGER NOT NULL,
-    consumer_group TEXT NOT NULL,
-    offset INTEGER NOT NULL,
-    PRIMARY KEY (stream, consumer_group)
-);
-"""
 
 Row = tuple[str, str, str | None, str | None, bytes]
 """A message to append: routing key, id, headers as JSON, content type, body."""
@@ -75,10 +46,8 @@ class Log:
     def __init__(self, path: Path, *, durable: bool) -> None:
         self.path = path
         with self._explained():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+            self._db = open_file(path, durable=durable)
             try:
-                self._prepare(durable=durable)
                 found = path.stat()
             except BaseException:
                 self._db.close()
@@ -112,7 +81,7 @@ class Log:
 
     def delete(self, stream: str) -> None:
         """Delete the stream with all that it holds."""
-        with self._explained(), self._transaction():
+        with self._explained(), transaction(self._db):
             number = self.stream_id(stream)
             for table, column in (("messages", "stream"), ("offsets", "stream"), ("streams", "id")):
                 self._db.execute(f"DELETE FROM {table} WHERE {column} = ?", (number,))  # noqa: S608 - our own names
@@ -187,7 +156,7 @@ class Log:
         Raises:
             Unavailable: None of them was written, or it is not known.
         """
-        with self._explained(), self._transaction():
+        with self._explained(), transaction(self._db):
             return [self._append(call) for call in calls]
 
     def _append(self, call: Append) -> Exception | None:
@@ -228,37 +197,6 @@ class Log:
 
     # Beneath
 
-    def _prepare(self, *, durable: bool) -> None:
-        """Claim a new file, refuse a stranger's, and set how writes reach the disk."""
-        claimed = self._pragma("application_id")
-        if claimed != APPLICATION:
-            self._claim()
-        elif (version := self._pragma("user_version")) != VERSION:
-            raise BrokerRefused(
-                f"the embedded broker {self.path} was written by another version of this program (format {version}, "
-                f"not {VERSION}): use that version, or move the file away"
-            )
-        if self._pragma("journal_mode = WAL") != "wal":
-            raise BrokerRefused(
-                f"the embedded broker {self.path} can't be shared on this file system: use a local disk"
-            )
-        self._pragma(f"synchronous = {'FULL' if durable else 'NORMAL'}")
-
-    def _claim(self) -> None:
-        with self._transaction():
-            if self._pragma("application_id") == APPLICATION:
-                return  # another process was faster
-            if self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                raise BrokerRefused(f"{self.path} is another program's database: name another file in [broker] url")
-            for statement in _SCHEMA.split(";"):
-                self._db.execute(statement)
-            self._pragma(f"application_id = {APPLICATION}")
-            self._pragma(f"user_version = {VERSION}")
-
-    def _pragma(self, pragma: str) -> Any:
-        found = self._db.execute(f"PRAGMA {pragma}").fetchone()
-        return found[0] if found else None
-
     def _stream(self, stream: str) -> tuple[int, int, int]:
         query = "SELECT id, next_offset, last_timestamp FROM streams WHERE name = ?"
         found: tuple[int, int, int] | None = self._db.execute(query, (stream,)).fetchone()
@@ -285,18 +223,6 @@ class Log:
             else:
                 low = found[0] + 1
         return low if low < end else None
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """Take the write lock at once, so that waiting for it can't fail half-way; roll back what fails."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -23,9 +23,13 @@ MAX_CHUNKS: Final = 64
 MIN_CHUNKS: Final = 2
 """So that the next one is under way while one is read."""
 MAX_BYTES: Final = 4 * 1024 * 1024
-"""What the chunks that wait here or are under way may take together, as far as their usual size foretells."""
-_FIRST_CREDIT: Final = 10
-"""The credit given before the size of the chunks is known."""
+"""What the chunks that wait here or are under way may take together, as far as the size of the last ones foretells."""
+_FIRST_CREDIT: Final = 1
+"""The credit given with the subscription; more follows once the size of the chunks is known.
+
+It must be 1: RabbitMQ holds chunks back until it has more credit than half of this, also where none wait here.
+"""
+_ID: Final = 0
 _OFFSETS: Final = {
     "first": OffsetType.FIRST,
     "last": OffsetType.LAST,
@@ -36,7 +40,7 @@ _OFFSETS: Final = {
 
 
 class Subscription(Listener):
-    """A subscription on a link, which may carry others.
+    """The one subscription on a link; it ends with the link.
 
     Attributes:
         granted: For how many chunks the broker holds credit: they are under way, or will be written one day.
@@ -44,15 +48,13 @@ class Subscription(Listener):
         moved: The stream has moved or is gone, and the broker has ended the subscription.
     """
 
-    def __init__(self, link: Link, stream: str, start: Start, *, id_: int = 0, credit: int | None = None) -> None:
+    def __init__(self, link: Link, stream: str, start: Start) -> None:
         """Subscribe by `open`.
 
         Args:
-            link: A link to a node that holds the stream.
+            link: A link to a node that holds the stream, with no other subscription.
             stream: The stream's name.
             start: Where to begin.
-            id_: The subscription's id on the link, 0 to 255.
-            credit: How many chunks to ask for in all; None for as many as are taken.
         """
         self.link = link
         self.stream = stream
@@ -60,9 +62,7 @@ class Subscription(Listener):
         self.waiting: deque[Chunk] = deque()
         self.moved = False
         self._start = start
-        self._id = id_
-        self._credit = credit
-        self._size = float(MAX_BYTES) / _FIRST_CREDIT
+        self._size = 0.0
         self._reader = MessageReader()
         self._came = asyncio.Event()
 
@@ -76,26 +76,21 @@ class Subscription(Listener):
             Unavailable: The link is dead.
             BrokerRefused: There is no such stream, or it may not be read.
         """
-        self.granted = self._target() if self._credit is None else self._credit
-        self.link.listeners[self._id] = self
+        self.granted = _FIRST_CREDIT
+        self.link.listeners[_ID] = self
         kind = _OFFSETS[self._start.at]
         value = self._start.value if self._start.at in ("offset", "time") else None
         properties = [schema.Property("name", Text(label))] if label else []
         response = await self.link.request(
             schema.Subscribe,
             tolerate=(STREAM_NOT_AVAILABLE,),
-            subscription_id=self._id,
+            subscription_id=_ID,
             stream=Text(self.stream),
             offset_spec=schema.OffsetSpec.from_params(kind, value),
             credit=self.granted,
             properties=properties,
         )
         return bool(response.response_code == OK)
-
-    async def close(self) -> None:
-        """End the subscription and keep the link. Raises `Unavailable` where the link is dead."""
-        self.link.listeners.pop(self._id, None)
-        await self.link.request(schema.Unsubscribe, subscription_id=self._id, tolerate=range(256))
 
     async def chunk(self) -> Chunk | None:
         """The next chunk, with its messages from the start on; None when the broker has ended the subscription.
@@ -130,7 +125,7 @@ class Subscription(Listener):
             chunk.skip_to(chunk.end)
         elif self._start.at == "offset":
             chunk.skip_to(self._start.value)
-        self._size += (chunk.size - self._size) / 8
+        self._size = max(chunk.size, self._size + (chunk.size - self._size) / 8)
         self.granted -= 1
         self.waiting.append(chunk)
         self._came.set()
@@ -152,10 +147,10 @@ class Subscription(Listener):
     def _finished(self) -> None:
         """Drop the first chunk, and give credit again once a quarter of the room is free."""
         self.waiting.popleft()
-        if self._credit is not None or self.moved or self.link.is_lost:
+        if self.moved or self.link.is_lost:
             return
         target = self._target()
         free = target - self.granted - len(self.waiting)
         if free * 4 >= target:
             self.granted += free
-            self.link.send(schema.Credit(subscription_id=self._id, credit=free))
+            self.link.send(schema.Credit(subscription_id=_ID, credit=free))

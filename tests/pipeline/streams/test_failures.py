@@ -20,7 +20,8 @@ async def test_a_handler_s_failure_stops_its_subscriber_and_is_exposed(
     store: MemoryStore, broker: StreamBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish(store, *"abc")
-    handled, told = [], []
+    handled: list[str | None] = []
+    told: list[BaseException] = []
 
     async def handle(batch: list[Message]) -> None:
         if batch[0].id == "b":
@@ -42,7 +43,8 @@ async def test_a_handler_s_failure_stops_its_subscriber_and_is_exposed(
 async def test_a_stopped_subscriber_begins_again_with_what_failed(store: MemoryStore, broker: StreamBroker) -> None:
     publish(store, *"ab")
     broken = True
-    handled, told = [], []
+    handled: list[str | None] = []
+    told: list[BaseException] = []
 
     async def handle(batch: list[Message]) -> None:
         if broken and batch[0].id == "b":

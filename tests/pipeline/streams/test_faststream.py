@@ -38,7 +38,7 @@ class Recorder(BaseMiddleware):
 
 async def test_middlewares_see_batches_and_publishes(store: MemoryStore) -> None:
     notes: list[str] = []
-    recorder = type("Recorder", (Recorder,), {"notes": notes})
+    recorder: Any = type("Recorder", (Recorder,), {"notes": notes})
     broker = StreamBroker(MemoryConnector("memory://broker", store), middlewares=[recorder])
     inbox = Inbox()
     subscribe(broker, inbox)
@@ -66,7 +66,8 @@ async def test_a_router_s_prefix_and_middlewares_belong_to_its_subscribers(store
     store.create("prod.in")
     store.create("prod.out")
     notes: list[str] = []
-    router = StreamRouter("prod.", middlewares=[type("Recorder", (Recorder,), {"notes": notes})])
+    recorder: Any = type("Recorder", (Recorder,), {"notes": notes})
+    router = StreamRouter("prod.", middlewares=[recorder])
     inbox = Inbox()
     router.publisher("out")(router.subscriber("in", group="g")(inbox.__call__))
     broker = StreamBroker(MemoryConnector("memory://broker", store))

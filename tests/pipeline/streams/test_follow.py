@@ -275,7 +275,7 @@ async def test_a_read_that_delivered_begins_the_waits_anew(store: MemoryStore, m
     monkeypatch.setattr("pipeline.streams.follow.asyncio.sleep", waits)
     publish(store, 1)
     how = Following(first_wait=0.1, longest_wait=1.0, jitter=0.0)
-    follower = Follower(Lossy("memory://x", store), how=how)  # type: ignore[arg-type]
+    follower = Follower(Lossy("memory://x", store), how=how)
     await asyncio.wait_for(waits.full.wait(), 5)
     await follower.end()
 
@@ -290,7 +290,7 @@ async def test_a_read_that_ends_by_itself_is_begun_again(store: MemoryStore) -> 
                 return
 
     publish(store, 1)
-    follower = Follower(Ending("memory://x", store))  # type: ignore[arg-type]
+    follower = Follower(Ending("memory://x", store))
     await follower.until(numbers=[1])
     publish(store, 2)
     await follower.until(numbers=[1, 2])

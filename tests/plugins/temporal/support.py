@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline import Unavailable
 from pipeline_plugins.temporal import TemporalResource
 from pipeline_plugins.temporal.options import TemporalOptions
 
@@ -19,3 +20,12 @@ async def running(database: Path, **options: Any) -> AsyncIterator[TemporalResou
         yield resource
     finally:
         await resource.stop()
+
+
+async def is_silent(resource: TemporalResource) -> bool:
+    """Whether the server does not answer the resource's probe."""
+    try:
+        await resource.probe()
+    except Unavailable:
+        return True
+    return False

@@ -22,7 +22,7 @@ from pipeline_plugins.temporal import TemporalResource, embedded
 from pipeline_plugins.temporal.options import TemporalOptions
 from pipeline_plugins.temporal.tenancy import Record, Tenancy
 from tests.handlers.eventually import eventually
-from tests.plugins.temporal.support import running
+from tests.plugins.temporal.support import is_silent, running
 
 pytestmark = pytest.mark.integration
 
@@ -254,11 +254,13 @@ async def test_a_probe_before_the_start_asks_the_server_that_another_process_run
     resource = TemporalResource(TemporalOptions(database=database))
     await resource.probe()
     assert f"127.0.0.1:{server_of(database).port}" in resource.describe()
-    os.kill(server_of(database).pid, signal.SIGSTOP)
-    hasty = TemporalResource(TemporalOptions(database=database, timeout=0.5))
-    with pytest.raises(Unavailable):
-        await hasty.probe()
-    os.kill(server_of(database).pid, signal.SIGCONT)
+    server = server_of(database)
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        hasty = TemporalResource(TemporalOptions(database=database, timeout=0.5))
+        await eventually(lambda: is_silent(hasty))
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
     await hasty.stop()
     await resource.stop()
 

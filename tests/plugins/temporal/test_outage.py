@@ -18,6 +18,7 @@ from pipeline.errors import UserError
 from pipeline_plugins.temporal import TemporalResource
 from pipeline_plugins.temporal.options import TemporalOptions
 from tests.handlers.eventually import eventually
+from tests.plugins.temporal.support import is_silent
 from tests.services import Temporal, start_temporal
 
 BOUND = 10.0  # seconds within which an outage must show
@@ -57,6 +58,13 @@ async def unavailable(call: Callable[[], Awaitable[None]]) -> Unavailable:
     return caught.value
 
 
+async def hang(server: Temporal) -> None:
+    """Stop the server's process, and wait until that has come about: it takes effect thread by thread."""
+    server.pause()
+    async with connected(server.address, timeout="300ms") as witness:
+        await eventually(lambda: is_silent(witness))
+
+
 @contextmanager
 def a_port_that_never_answers() -> Iterator[str]:
     with socket.socket() as silent:
@@ -89,8 +97,8 @@ async def test_a_hung_server_is_unavailable_and_works_again_when_it_goes_on(serv
     await begin(server.address, "w")
     async with connected(server.address, timeout="1s") as resource:
         await resource.signal("w", "pause", request_id="1")
-        server.pause()
         try:
+            await hang(server)
             await unavailable(lambda: resource.signal("w", "pause", request_id="2"))
             await unavailable(resource.probe)
         finally:
@@ -153,7 +161,7 @@ async def test_stopping_waits_for_the_calls_in_flight(server: Temporal) -> None:
     resource = TemporalResource(TemporalOptions(address=server.address))
     await resource.start()
     await resource.client()
-    server.pause()
+    await hang(server)
     abandoned = asyncio.create_task(resource.signal("w", "pause", request_id="1"))
     await asyncio.sleep(0.05)
     abandoned.cancel()

@@ -29,7 +29,13 @@ def sample_worker(client: Client, task_queue: str = TASK_QUEUE) -> Worker:
     # The workflow's parent packages import the runner: passed through, they are not loaded anew for each workflow.
     restrictions = SandboxRestrictions.default.with_passthrough_modules("pipeline", "pipeline_plugins")
     runner = SandboxedWorkflowRunner(restrictions=restrictions)
-    return Worker(client, task_queue=task_queue, workflows=[SampleWorkflow], workflow_runner=runner)
+    return Worker(
+        client,
+        task_queue=task_queue,
+        workflows=[SampleWorkflow],
+        workflow_runner=runner,
+        build_id="sample",  # the default is a hash of all loaded modules' code, which takes seconds
+    )
 
 
 class Sample:

@@ -1,0 +1,76 @@
+"""The command: `python -m benchmarks [NAME…] [--events N] [--rounds R] [--seed S] [--json FILE]`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import secrets
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import orjson
+from rich.console import Console
+
+from benchmarks.plan import COMPARISONS, Comparison
+from benchmarks.report import as_json, machine, print_report
+from benchmarks.rounds import ProgramFailed, Settings, needs_postgresql, needs_rabbitmq, run
+from benchmarks.servers import MissingServer, Servers
+
+EVENTS = 200_000
+ROUNDS = 7
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, and print what was found; 2 where a server is missing or a program failed."""
+    given = _parser().parse_args(arguments)
+    chosen = [comparison for comparison in COMPARISONS if comparison.name in (given.names or [comparison.name])]
+    settings = Settings(given.events, given.rounds, given.seed, given.under)
+    console = Console()
+    try:
+        asyncio.run(_main(chosen, settings, given.json, console))
+    except (MissingServer, ProgramFailed) as problem:
+        print(problem, file=sys.stderr)
+        return 2
+    return 0
+
+
+async def _main(comparisons: Sequence[Comparison], settings: Settings, file: Path | None, console: Console) -> None:
+    servers = Servers.from_environment()
+    servers.require(rabbitmq=needs_rabbitmq(comparisons), postgresql=needs_postgresql(comparisons))
+    facts = machine(await servers.versions())
+    for name, value in facts.items():
+        console.print(f"[bold]{name}[/]: {value}", highlight=False)
+    console.print(f"[bold]seed[/]: {settings.seed}, [bold]rounds[/]: {settings.rounds}", highlight=False)
+    outcome = await run(comparisons, servers, settings, lambda line: print(line, file=sys.stderr, flush=True))
+    facts["load after"] = ", ".join(f"{value:.2f}" for value in os.getloadavg())
+    print_report(console, comparisons, outcome)
+    if file is not None:
+        file.write_bytes(orjson.dumps(as_json(comparisons, outcome, settings, facts), option=orjson.OPT_INDENT_2))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure this project beside its peers, in turn, on the servers of `python -m tests.services`.",
+    )
+    names = [comparison.name for comparison in COMPARISONS]
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", choices=[*names, []], help=f"{', '.join(names)}; all of them by default"
+    )
+    parser.add_argument(
+        "--events", type=int, default=EVENTS, help="how many events the fast variants take (%(default)s)"
+    )
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often each variant is run (%(default)s)")
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="of the order in each round")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every round's figures there")
+    parser.add_argument(
+        "--under", default="", metavar="COMMAND",
+        help="run each process under a command, such as a profiler; {variant} and {round} are filled in",
+    )  # fmt: skip
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

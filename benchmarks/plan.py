@@ -1,0 +1,150 @@
+"""What is compared with what, on how many events, and which ratio is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+__all__ = ["COMPARISONS", "Comparison", "Target", "Variant"]
+
+_PACE = 200
+"""Events a second, where latency is measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One program on one kind of server.
+
+    Attributes:
+        name: What it is called in results.
+        title: What it is, for people.
+        program: Module and function in `benchmarks.variants`.
+        share: The part of ``--events`` that it takes: slow programs take few.
+        stream: ``filled``: the one that all read; ``new``: an empty one of its own; None: none.
+        database: Whether it gets a PostgreSQL database of its own; ``sqlite`` is a file that it makes itself.
+        options: What else the program takes.
+    """
+
+    name: str
+    title: str
+    program: str
+    share: float = 1.0
+    stream: Literal["filled", "new"] | None = "filled"
+    database: Literal["postgresql", "sqlite"] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def events(self, of: int) -> int:
+        """How many events it takes, the warm-up included."""
+        return max(int(of * self.share), 10)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A variant's rate must be at least so many times another's; in each round, and the median counts.
+
+    Attributes:
+        variant: The variant's name.
+        peer: The other's name.
+        at_least: The ratio that is wanted; None for one that is only reported.
+    """
+
+    variant: str
+    peer: str
+    at_least: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Variants that are run in turn, and the ratios between them."""
+
+    name: str
+    title: str
+    variants: tuple[Variant, ...]
+    targets: tuple[Target, ...] = ()
+
+
+_ROUTE = Variant("pipeline-postgresql", "no-op route, PostgreSQL", "route:noop", database="postgresql")
+_DEDUPE: Mapping[str, Any] = {"dedupe": "24h"}
+
+COMPARISONS = (
+    Comparison(
+        "noop",
+        "the no-op route, through everything",
+        (
+            _ROUTE,
+            Variant("pipeline-sqlite", "no-op route, SQLite", "route:noop", database="sqlite"),
+            Variant("rstream-loop", "bare rstream loop, amqp_decoder, orjson", "rstream_loop:run"),
+            Variant("rabbit-broker", "FastStream RabbitBroker, prefetch 500", "rabbit_broker:run", 0.1),
+            Variant(
+                "pipeline-postgresql-dedupe", "no-op route, PostgreSQL, dedupe = 24h", "route:noop", 0.5,
+                database="postgresql", options=_DEDUPE,
+            ),
+            Variant(
+                "pipeline-sqlite-dedupe", "no-op route, SQLite, dedupe = 24h", "route:noop", 0.5,
+                database="sqlite", options=_DEDUPE,
+            ),
+        ),
+        (
+            Target("pipeline-postgresql", "rstream-loop", 0.8),
+            Target("pipeline-postgresql", "rabbit-broker", 10),
+            Target("pipeline-sqlite", "rstream-loop", 0.8),
+            Target("pipeline-sqlite", "rabbit-broker", 10),
+            Target("pipeline-postgresql-dedupe", "rstream-loop"),
+            Target("pipeline-sqlite-dedupe", "rstream-loop"),
+        ),
+    ),
+    Comparison(
+        "audit",
+        "the audit route on PostgreSQL",
+        (
+            Variant("pipeline-audit", "audit route", "route:audit", 0.25, database="postgresql"),
+            Variant(
+                "pipeline-audit-dedupe", "audit route, dedupe = 24h", "route:audit", 0.25,
+                database="postgresql", options=_DEDUPE,
+            ),
+            Variant(
+                "commit-per-event", "by hand: rstream, SQLAlchemy ORM, a commit per event", "commit_per_event:run", 0.01,
+                database="postgresql",
+            ),
+        ),
+        (
+            Target("pipeline-audit", "commit-per-event", 10),
+            Target("pipeline-audit-dedupe", "commit-per-event"),
+        ),
+    ),
+    Comparison(
+        "latency",
+        f"latency of {_PACE} events a second, from the publisher to the handler",
+        (
+            Variant(
+                "pipeline-latency", "no-op route, PostgreSQL", "latency:run", 0.005,
+                stream="new", database="postgresql", options={"rate": _PACE},
+            ),
+            Variant(
+                "rstream-latency", "bare rstream loop", "rstream_loop:latency", 0.005,
+                stream="new", options={"rate": _PACE},
+            ),
+        ),
+    ),
+    Comparison(
+        "engine",
+        "without RabbitMQ, SQLite",
+        (
+            Variant("memory", "no-op route, events in memory", "route:memory", stream=None, database="sqlite"),
+            Variant("embedded", "no-op route, embedded broker", "route:embedded", 0.5, stream=None, database="sqlite"),
+            Variant("dispatch", "dispatch alone, no keys", "dispatch:unkeyed", stream=None, database="sqlite"),
+            Variant("dispatch-keyed", "dispatch alone, a key each", "dispatch:keyed", stream=None, database="sqlite"),
+        ),
+    ),
+    Comparison(
+        "publish",
+        "publishing, every message confirmed",
+        (
+            Variant("publish-rabbitmq", "this project's connector, RabbitMQ", "publish:rabbitmq", 0.5, stream="new"),
+            Variant("publish-rstream", "rstream Producer.send_batch", "publish:rstream", 0.5, stream="new"),
+            Variant("publish-embedded", "embedded broker", "publish:embedded", 0.5, stream=None),
+        ),
+        (Target("publish-rabbitmq", "publish-rstream"),),
+    ),
+)  # fmt: skip

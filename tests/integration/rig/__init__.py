@@ -1,0 +1,1 @@
+"""The test rig: real servers, the runner as a process of its own, and the books that everything is checked against."""

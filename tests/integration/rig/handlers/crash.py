@@ -1,0 +1,97 @@
+"""A local handler that kills its own process at an exact point: after a signal, within a commit, right after it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import event as hooks
+from sqlalchemy.engine import Engine
+from sqlalchemy.pool import Pool
+
+from pipeline import Context, Event, Handler, Setup, hookimpl
+
+
+class CrashOptions(BaseModel):
+    """Where to die, once so many events have come by in this life of the process.
+
+    Attributes:
+        point: ``handled``: at that very event. ``statement``: in the next commit of events, after so many statements.
+            ``commit``: before its COMMIT. ``committing``: so many microseconds after COMMIT is on its way.
+            ``committed``: when COMMIT was answered, before anyone is told.
+        events: How many events come by first.
+        statements: For ``statement``.
+        microseconds: For ``committing``.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    point: Literal["never", "handled", "statement", "commit", "committing", "committed"]
+    events: int
+    statements: int = 0
+    microseconds: int = 0
+
+
+class CrashPoint(Handler[CrashOptions]):
+    """Stands behind the stage that sends signals: whoever comes by here has been signalled, and is not committed."""
+
+    name = "crash-point"
+    Options: ClassVar[type[BaseModel]] = CrashOptions
+
+    async def start(self, setup: Setup) -> None:
+        """Hook into every transaction of this process."""
+        self._left = self.options.events
+        hooks.listen(Engine, "begin", self._began)
+        hooks.listen(Engine, "after_cursor_execute", self._executed)
+        hooks.listen(Engine, "commit", self._committing)
+        hooks.listen(Pool, "checkin", self._given_back)
+
+    async def handle(self, event: Event[Any], context: Context) -> None:
+        """Count down."""
+        self._left -= 1
+        if self._left <= 0 and self.options.point == "handled":
+            self._die()
+
+    def _began(self, connection: Any) -> None:
+        connection.info["statements"] = 0
+        connection.info["moves"] = connection.info["commits"] = False
+
+    def _executed(self, connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        info = connection.info
+        info["statements"] += 1
+        info["moves"] = info["moves"] or (statement.startswith("UPDATE progress") and "prefix=" in statement)
+        if self._dies_at("statement", info) and info["statements"] == self.options.statements:
+            self._die()
+
+    def _committing(self, connection: Any) -> None:
+        connection.info["commits"] = True
+        if self._dies_at("commit", connection.info):
+            self._die()
+        if self._dies_at("committing", connection.info):
+            threading.Thread(target=self._die_soon).start()
+
+    def _given_back(self, connection: Any, record: Any) -> None:
+        if record.info.get("commits") and self._dies_at("committed", record.info):
+            self._die()
+
+    def _dies_at(self, point: str, info: dict[str, Any]) -> bool:
+        return self.options.point == point and self._left <= 0 and bool(info["moves"])
+
+    def _die_soon(self) -> None:
+        time.sleep(self.options.microseconds / 1e6)
+        self._die()
+
+    def _die(self) -> None:
+        os.write(2, f"crash-point: {self.options}\n".encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@hookimpl
+def pipeline_handlers() -> Sequence[type[Handler[Any]]]:
+    """The handler ``crash-point``."""
+    return [CrashPoint]
