@@ -104,7 +104,7 @@ COMPARISONS = (
                 database="postgresql", options=_DEDUPE,
             ),
             Variant(
-                "commit-per-event", "by hand: rstream, SQLAlchemy ORM, a commit per event", "commit_per_event:run", 0.01,
+                "commit-per-event", "by hand: rstream, ORM, a commit per event", "commit_per_event:run", 0.01,
                 database="postgresql",
             ),
         ),

@@ -41,7 +41,7 @@ class Settings:
         events: How many events the fast variants take.
         rounds: How many rounds.
         seed: Of the order within the rounds.
-        under: A command that each process is run under, such as a profiler; ``{variant}`` and ``{round}`` are filled in.
+        under: A command that each process is run under, such as a profiler; it may hold ``{variant}`` and ``{round}``.
     """
 
     events: int

@@ -19,7 +19,7 @@ from pipeline_plugins.rabbitmq_streams import RabbitMQStreamsConnector
 __all__ = ["paced", "run"]
 
 _HEAD_START = 2.0
-"""Seconds before the first event, for the reader to be there; an event that waits for its reader would be no measure."""
+"""Seconds before the first event, for the reader to be there: what waits for its reader measures nothing."""
 
 
 @asynccontextmanager

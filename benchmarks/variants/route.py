@@ -69,6 +69,7 @@ def write_file(job: Job, stage: str, more: str = "", *, broker: str = "") -> Pat
     """The job's `pipeline.toml`: one keyed route through one stage."""
     path = job.path("pipeline.toml")
     dedupe = job.options.get("dedupe")
+    # The group is new each time: with an old one, reading would go on after the offset that RabbitMQ keeps for it.
     path.write_text(
         f"""
 [pipeline]
@@ -83,7 +84,7 @@ url = "{(job.database_url or f"sqlite:///{job.path('pipeline.db')}").replace("$"
 
 [source.events]
 stream = "{job.stream or "events"}"
-group = "benchmark"
+group = "{Path(job.folder).name}"
 start = "first"
 dedupe = {f'"{dedupe}"' if dedupe else "false"}
 

@@ -1,4 +1,4 @@
-"""What a runner says once it has started: what it is connected to, what it does with which events, what to type next."""
+"""What a runner says once it has started: its connections, its routes, and what to type next."""
 
 from __future__ import annotations
 
@@ -80,4 +80,6 @@ def _program() -> str:
     found = shutil.which(own.name)
     if found and own.exists() and Path(found).samefile(own):
         return own.name
-    return shlex.quote(str(own)) if own.name == "pipeline" else "pipeline"
+    if own.name != "pipeline":  # started as a module
+        return f"{shlex.quote(sys.executable)} -m pipeline"
+    return shlex.quote(str(own))

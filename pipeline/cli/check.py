@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,9 @@ __all__ = ["check"]
 def check(
     file: FileArgument = DEFAULT,
     live: Annotated[bool, typer.Option("--live", help="Also ask the broker, the database and each resource.")] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of such files, for editors, and check nothing.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check a pipeline's file; with --live, also its services.
@@ -31,6 +34,9 @@ def check(
     """
     from pipeline.cli.console import show_json, show_problems
 
+    if schema:
+        show_json(_schema(file))
+        return
     report, opened = _report(find(file))
     answers = asyncio.run(_ask(opened)) if live and opened else []
     fine = report.ok and all(answer.ok for answer in answers)
@@ -45,6 +51,14 @@ def check(
     if answers:
         raise LeaveNow(FINE if fine else FAILED)
     raise typer.Exit(FINE if fine else FAILED)
+
+
+def _schema(file: Path) -> dict[str, Any]:
+    """The schema, with the options of what is installed and, where there is a file, of its local handlers."""
+    from pipeline.config.schema import json_schema
+    from pipeline.plugins import load_plugins
+
+    return json_schema(load_plugins(local_handlers(file) if file.is_file() else ()).catalog())
 
 
 def _report(file: Path) -> tuple[Report, Opened | None]:

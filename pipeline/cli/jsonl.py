@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -15,25 +15,33 @@ from pipeline.cli.json_input import parse_object
 from pipeline.connectors import Outgoing
 from pipeline.errors import UserError
 
-__all__ = ["STDIN", "Line", "outgoing", "parse", "read"]
+__all__ = ["BATCH", "STDIN", "Batch", "outgoing", "parse", "read"]
 
 STDIN = Path("-")
+BATCH = 500
+"""How many events are sent before their confirms are waited for."""
 _FIELDS = ("routing_key", "id", "headers", "data")
-Line = tuple[Outgoing, int]
-"""A message, and how many bytes of the file it took."""
+_CHUNK_BYTES = 1 << 18
+
+
+class Batch(NamedTuple):
+    """Messages to publish together, and how many bytes of the file they took."""
+
+    messages: Sequence[Outgoing]
+    size: int
 
 
 def outgoing(key: str, data: Mapping[str, Any], event_id: str | None, headers: Mapping[str, Any]) -> Outgoing:
-    """A message: the data as JSON; a new UUID where it has no id."""
+    """A message: the data as JSON; a new UUID where it has no id. Raises `UserError`."""
     try:
         body = orjson.dumps(data)
-    except (TypeError, orjson.JSONEncodeError) as error:  # half of a surrogate pair, a number beyond 64 bits
+    except TypeError as error:  # half of a surrogate pair, a number beyond 64 bits
         raise UserError(f"the data can't be published: {error}") from None
     return Outgoing(body, key, event_id or str(uuid.uuid4()), headers)
 
 
-def read(path: Path, key: str | None, headers: Mapping[str, Any]) -> Iterator[Line]:
-    """The events of a file (``-`` is standard input), one a line; empty lines are left out.
+def read(path: Path, key: str | None, headers: Mapping[str, Any]) -> Iterator[Batch]:
+    """The events of a file (``-`` is standard input), one a line, as they come; empty lines are left out.
 
     Args:
         path: The file.
@@ -45,10 +53,17 @@ def read(path: Path, key: str | None, headers: Mapping[str, Any]) -> Iterator[Li
         UserError: The file can't be read, or a line is wrong; names file and line.
     """
     name = "standard input" if path == STDIN else str(path)
-    with _opened(path) as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield parse(line, f"{name}:{number}", key, headers), len(line)
+    number = 0
+    for lines in _lines(path):
+        for start in range(0, len(lines), BATCH):
+            part = lines[start : start + BATCH]
+            messages = [
+                parse(line, f"{name}:{place}", key, headers)
+                for place, line in enumerate(part, number + 1)
+                if line.strip()
+            ]
+            number += len(part)
+            yield Batch(messages, sum(map(len, part)) + len(part))
 
 
 def parse(line: bytes, where: str, key: str | None, headers: Mapping[str, Any]) -> Outgoing:
@@ -75,13 +90,25 @@ def parse(line: bytes, where: str, key: str | None, headers: Mapping[str, Any]) 
     return outgoing(own_key, data, value.get("id"), {**headers, **own_headers})
 
 
+def _lines(path: Path) -> Iterator[list[bytes]]:
+    """All lines that could be read at a time, so that what comes slowly is not held back."""
+    rest = b""
+    with _opened(path) as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield lines
+    if rest:
+        yield [rest]
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _opened(path: Path) -> Iterator[Any]:
+    """The file without a buffer of its own: reading gives what there is."""
     if path == STDIN:
-        yield sys.stdin.buffer
+        yield getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
         return
     try:
-        file = path.open("rb")
+        file = path.open("rb", buffering=0)
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}") from None
     with file:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.redact import redact
@@ -48,12 +49,12 @@ async def ask_all(opened: Opened) -> list[Answer]:
     """Ask every service; none can hold up the others, or the whole for longer than `LIMIT`."""
     loaded = opened.loaded
     asked = [
-        _ask("broker", redact(loaded.config.broker.url or ""), lambda: _broker(opened)),
-        _ask("database", redact(loaded.config.database.url or ""), lambda: _database(opened)),
+        _ask("broker", redact(loaded.config.broker.url or ""), partial(_broker, opened)),
+        _ask("database", redact(loaded.config.database.url or ""), partial(_database, opened)),
     ]
     for name in loaded.resources:
         resource = loaded.resource(name)(loaded.resource_options(name))
-        asked.append(_ask(name, resource.describe(), lambda resource=resource: _resource(resource)))
+        asked.append(_ask(name, resource.describe(), partial(_resource, resource)))
     return list(await asyncio.gather(*asked))
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,15 +13,11 @@ import typer
 from pipeline.cli.files import DEFAULT, ConfigOption, JsonOption, open_file
 
 if TYPE_CHECKING:
-    from pipeline.cli.jsonl import Line
-    from pipeline.config.load import Loaded
-    from pipeline.connectors import Connector, Outgoing
-    from pipeline.errors import PipelineError
+    from pipeline.cli.publishing import Publishing
+    from pipeline.connectors import Outgoing
 
 __all__ = ["publish"]
 
-BATCH = 500
-"""How many events are sent before their confirms are waited for."""
 _BAR_FROM_BYTES = 100_000
 
 
@@ -36,9 +31,7 @@ def publish(
         str | None, typer.Option("--id", metavar="ID", help="The event's id; a new UUID if left out.")
     ] = None,
     header: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A header; may be repeated.")] = None,
-    source: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The source whose stream to publish to, where routes leave it open.")
-    ] = None,
+    source: Annotated[str | None, typer.Option(metavar="NAME", help="Publish to this source's stream.")] = None,
     file: Annotated[
         Path | None,
         typer.Option(
@@ -57,15 +50,17 @@ def publish(
     clear. Returns when the broker has confirmed every event. Works while the pipeline runs.
     """
     from pipeline.cli.console import count, say, show_json
+    from pipeline.cli.jsonl import Batch
+    from pipeline.cli.publishing import Publishing
 
     _refuse_contradictions(key, data, event_id, file)
     loaded = open_file(config).loaded
     headers = _headers(header or [])
-    work = _Publishing(loaded, source)
+    work = Publishing(loaded, source)
     if file is not None:
         _publish_file(work, file, key, headers)
     else:
-        work.run([(_single(key or "", data, event_id, headers), 0)])
+        work.run([Batch([_single(key or "", data, event_id, headers)], 0)])
     if as_json:
         show_json({"published": work.published, "streams": work.streams, "id": work.last_id, "broker": work.broker})
         return
@@ -80,7 +75,7 @@ def _refuse_contradictions(key: str | None, data: str | None, event_id: str | No
     from pipeline.errors import UserError
 
     if file is None and key is None:
-        raise UserError("name a routing key, as in: pipeline publish hello.world '{\"name\": \"you\"}'; or a --file")
+        raise UserError('name a routing key, as in: pipeline publish hello.world \'{"name": "you"}\'; or a --file')
     if file is not None and (data is not None or event_id is not None):
         raise UserError("with --file, each event's data and id stand in the file")
 
@@ -105,124 +100,20 @@ def _single(key: str, data: str | None, event_id: str | None, headers: Mapping[s
     return outgoing(key, parse_object(text, "JSON"), event_id, headers)
 
 
-def _publish_file(work: _Publishing, file: Path, key: str | None, headers: Mapping[str, Any]) -> None:
+def _publish_file(work: Publishing, file: Path, key: str | None, headers: Mapping[str, Any]) -> None:
     """Publish a file once all of it was read and found right; a pipe, which can be read only once, as it comes."""
     from pipeline.cli.jsonl import read
 
     size = 0
     if file.is_file():
-        for message, length in read(file, key, headers):
-            work.stream_of(message.routing_key)
-            size += length
+        for batch in read(file, key, headers):
+            for message in batch.messages:
+                work.stream_of(message.routing_key)
+            size += batch.size
     with _progress(size) as advance:
         work.run(read(file, key, headers), advance)
     if work.published != 1:
         work.last_id = None
-
-
-class _Publishing:
-    """One run of the command: finds each event's stream, and sends in batches.
-
-    Attributes:
-        published: How many events the broker has confirmed.
-        streams: How many of them by stream.
-        last_id: The id of the last one.
-        broker: The broker's URL without its password.
-    """
-
-    def __init__(self, loaded: Loaded, source: str | None) -> None:
-        from pipeline.config.redact import redact
-        from pipeline.errors import UserError
-        from pipeline.routing import Router
-
-        sources = loaded.config.source
-        if source is not None and source not in sources:
-            raise UserError(f"there is no [source.{source}]; the sources are: {', '.join(sources)}")
-        self._loaded = loaded
-        self._source = source
-        self._router = Router(loaded.config.route)
-        self._stream_by_key: dict[str, str] = {}
-        self.published = 0
-        self.streams: dict[str, int] = {}
-        self.last_id: str | None = None
-        self.broker = redact(loaded.config.broker.url or "")
-
-    def stream_of(self, key: str) -> str:
-        """The stream for a routing key. Raises `UserError` where several sources, or none, could be meant."""
-        stream = self._stream_by_key.get(key)
-        if stream is None:
-            stream = self._stream_by_key[key] = self._loaded.config.source[self._source_of(key)].stream
-        return stream
-
-    def run(self, lines: Iterable[Line], advance: Callable[[int], None] = lambda _: None) -> None:
-        """Publish them all. Raises `UserError`, and `Unavailable` where the broker can't be reached."""
-        asyncio.run(self._run(lines, advance))
-
-    def _source_of(self, key: str) -> str:
-        from pipeline.cli.console import warn
-        from pipeline.errors import UserError
-
-        sources = self._loaded.config.source
-        taking = dict.fromkeys(found.route.source for found in self._router.explain(key, self._source) if found.matched)
-        chosen = self._source or (next(iter(sources)) if len(sources) == 1 else None)
-        if chosen is not None:
-            if not taking:
-                warn(f"no route of source {chosen!r} takes {key!r}: the event will be filtered")
-            return chosen
-        if len(taking) == 1:
-            return next(iter(taking))
-        why = f"routes of {', '.join(taking)} take" if taking else "no route takes"
-        raise UserError(f"{why} {key!r}: choose a stream with --source, one of {', '.join(sources)}")
-
-    async def _run(self, lines: Iterable[Line], advance: Callable[[int], None]) -> None:
-        from pipeline.errors import PipelineError
-
-        connector = self._loaded.connector(self._loaded.config.broker.url or "")
-        try:
-            await connector.connect()
-            for batch, length in _batches(lines):
-                await self._send(connector, batch)
-                advance(length)
-        except PipelineError as error:
-            self._tell_how_far(error)
-            raise
-        finally:
-            await connector.close()
-
-    async def _send(self, connector: Connector, batch: Sequence[Outgoing]) -> None:
-        by_stream: dict[str, list[Outgoing]] = {}
-        for message in batch:
-            by_stream.setdefault(self.stream_of(message.routing_key), []).append(message)
-        for stream, messages in by_stream.items():
-            if stream not in self.streams and self._creates_streams(connector):
-                await connector.create_stream(stream)
-            await connector.publish(stream, messages)
-            self.streams[stream] = self.streams.get(stream, 0) + len(messages)
-            self.published += len(messages)
-            self.last_id = messages[-1].id
-
-    def _creates_streams(self, connector: Connector) -> bool:
-        wanted = self._loaded.config.broker.create_streams
-        return connector.creates_streams if wanted is None else wanted
-
-    def _tell_how_far(self, error: PipelineError) -> None:
-        from pipeline.cli.console import count, say
-
-        if self.published:
-            say(f"{count(self.published, 'event')} were published before this:", stderr=True)
-
-
-def _batches(lines: Iterable[Line]) -> Iterator[tuple[list[Outgoing], int]]:
-    batch: list[Outgoing] = []
-    length = 0
-    for message, size in lines:
-        batch.append(message)
-        length += size
-        if len(batch) == BATCH:
-            yield batch, length
-            batch, length = [], 0
-    if batch:
-        yield batch, length
 
 
 @contextmanager

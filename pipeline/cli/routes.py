@@ -162,5 +162,6 @@ def _when(condition: Mapping[str, Any] | None) -> str:
         return ""
     if condition["holds"] is None:
         return str(condition["expression"])
-    verdict = "holds" if condition["holds"] else f"does not hold{': ' if condition['reason'] else ''}{condition['reason'] or ''}"
-    return f"{condition['expression']}  → {verdict}"
+    verdict = "holds" if condition["holds"] else "does not hold"
+    reason = f": {condition['reason']}" if condition["reason"] else ""
+    return f"{condition['expression']}  → {verdict}{reason}"

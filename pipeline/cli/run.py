@@ -32,7 +32,9 @@ def run(
     verbose: Annotated[
         int, typer.Option("--verbose", "-v", count=True, show_default=False, help="Log more; twice, all.")
     ] = 0,
-    quiet: Annotated[int, typer.Option("--quiet", "-q", count=True, show_default=False, help="Log warnings only; twice, errors.")] = 0,
+    quiet: Annotated[
+        int, typer.Option("--quiet", "-q", count=True, show_default=False, help="Log warnings only; twice, errors.")
+    ] = 0,
     log_format: Annotated[Literal["text", "json"], typer.Option(help="How log lines look.")] = "text",
 ) -> None:
     """Run a pipeline until Ctrl-C or SIGTERM.
@@ -98,7 +100,7 @@ class _Run:
         except PipelineError as error:
             explain(error)
             return FAILED
-        except Exception:
+        except Exception:  # noqa: BLE001 - what is not ours to expect is shown whole, and the process still ends well
             _log.exception("the runner failed; this is a bug in it, or in a plugin")
             return FAILED
         return FINE

@@ -27,7 +27,7 @@ def publish_command(loaded: Loaded, known: Mapping[str, Any]) -> str:
     if not loaded.config.route:
         return ""
     key, data = sample_event(loaded, loaded.config.route[0], known)
-    text = json.dumps(data, ensure_ascii=False).replace("'", r"\u0027")
+    text = json.dumps(data or {"message": "hello"}, ensure_ascii=False).replace("'", r"\u0027")
     return f"publish {key} '{text}'"
 
 

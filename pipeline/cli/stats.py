@@ -136,9 +136,15 @@ def _show(found: dict[str, Any]) -> None:
         show_table(
             ("source", "state", "why", "handled", "filtered", "duplicate", "dead", "in flight", "prefix", "lag"),
             [
-                (name, source["state"], source["reason"] or "-")
-                + tuple(source["outcomes"].get(outcome, 0) for outcome in ("handled", "filtered", "duplicate", "dead"))
-                + (source["in_flight"], source["prefix"], "?" if source["lag"] is None else source["lag"])
+                (
+                    name,
+                    source["state"],
+                    source["reason"] or "-",
+                    *(source["outcomes"].get(outcome, 0) for outcome in ("handled", "filtered", "duplicate", "dead")),
+                    source["in_flight"],
+                    source["prefix"],
+                    "?" if source["lag"] is None else source["lag"],
+                )
                 for name, source in one["sources"].items()
             ],
         )

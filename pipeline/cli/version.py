@@ -7,7 +7,7 @@ import typer
 __all__ = ["callback", "version"]
 
 
-def callback(value: bool) -> None:  # noqa: FBT001 - Typer calls it so
+def callback(value: bool) -> None:
     """Print the version for ``--version``, and exit."""
     if value:
         version()

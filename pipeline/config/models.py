@@ -45,6 +45,9 @@ def seconds(value: object) -> object:
 
 
 def _duration_text(value: float) -> str:
+    for unit in ("d", "h", "m"):
+        if value and value % _UNITS[unit] == 0:
+            return f"{value / _UNITS[unit]:g}{unit}"
     return f"{value:g}s"
 
 

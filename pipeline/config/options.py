@@ -33,7 +33,7 @@ def check_stages(
         if handler is None:
             if name in tables.declared["stage"]:
                 named = "use" in tables.raw["stage"][name]
-                hint = near(stage.use, catalog.handlers) + ("" if named else "; name the handler with 'use'")
+                hint = ("" if named else " (name one with 'use')") + near(stage.use, catalog.handlers)
                 tables.problems.add((*path, "use") if named else path, f"there is no handler {stage.use!r}{hint}")
             continue
         found = options_of(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+from faststream._internal.basic_types import AsyncFuncAny
+from faststream._internal.context.repository import ContextRepo
 from faststream.message import StreamMessage
 from faststream.opentelemetry import TelemetryMiddleware, TelemetrySettingsProvider
+from faststream.opentelemetry.middleware import BaseTelemetryMiddleware
 from opentelemetry.metrics import Meter, MeterProvider
 from opentelemetry.semconv.trace import SpanAttributes
 from opentelemetry.trace import TracerProvider
@@ -49,6 +52,18 @@ class _Settings(TelemetrySettingsProvider[MessageBatch, StreamPublishCommand]):
         return cmd.destination
 
 
+class _Linking(BaseTelemetryMiddleware[StreamPublishCommand]):
+    """Names each publisher's span as FastStream looks for it: by a correlation id, which streams don't send."""
+
+    async def consume_scope(self, call_next: AsyncFuncAny, msg: StreamMessage[Any]) -> Any:
+        msg.batch_headers = [
+            {**headers, "correlation_id": headers["traceparent"]}
+            for headers in msg.batch_headers
+            if "traceparent" in headers
+        ]
+        return await super().consume_scope(call_next, msg)
+
+
 class StreamTelemetryMiddleware(TelemetryMiddleware[StreamPublishCommand]):
     """For ``StreamBroker(…, middlewares=[StreamTelemetryMiddleware()])``.
 
@@ -76,4 +91,14 @@ class StreamTelemetryMiddleware(TelemetryMiddleware[StreamPublishCommand]):
             meter_provider=meter_provider,
             meter=meter,
             include_messages_counters=include_messages_counters,
+        )
+
+    def __call__(self, msg: Any, /, *, context: ContextRepo) -> _Linking:
+        """The middleware of one batch or one publish."""
+        return _Linking(
+            msg,
+            tracer=self._tracer,
+            settings_provider_factory=self._settings_provider_factory,
+            metrics_container=self._metrics,
+            context=context,
         )

@@ -14,8 +14,7 @@ import pytest
 from tests.integration.rig.database import Books
 from tests.integration.rig.events import KINDS, Sent, admin_event, ordered_by_workflow
 from tests.integration.rig.publishers import Publisher
-from tests.integration.rig.runner import Runner, until
-from tests.integration.rig.site import Site, admin_pipeline
+from tests.integration.rig.site import CRASH_POINT, Site, admin_pipeline
 from tests.integration.rig.workflows import Workflows
 
 SEED = int(os.environ.get("TEST_SEED", "20260131"))
@@ -33,14 +32,6 @@ POINTS = (
     + ["outside"] * 3  # whenever the killer finds time
     + ["starting"] * 2  # before or as the first event comes
 )
-
-CRASH_POINT = """
-[stage.crash-point]
-point = "${CRASH_POINT:-never}"
-events = "${CRASH_EVENTS:-0}"
-statements = "${CRASH_STATEMENTS:-0}"
-microseconds = "${CRASH_MICROSECONDS:-0}"
-"""
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,15 @@ def encode_message(message: Outgoing) -> bytes:
     the annotations only of messages that go through an exchange.
 
     Raises:
-        BrokerRefused: A header's value is neither text, number, boolean, bytes nor None.
+        BrokerRefused: A header's value is neither text, number, boolean, bytes nor None, or some text is no Unicode.
     """
+    try:
+        return _encode(message)
+    except UnicodeEncodeError as error:
+        raise BrokerRefused(f"the message {message.id!r} holds text that is not Unicode: {error.object!r}") from None
+
+
+def _encode(message: Outgoing) -> bytes:
     content_type = _NULL if message.content_type is None else _sized(0xA3, message.content_type.encode())
     items = b"".join((_string(message.id), _NULL, _NULL, _string(message.routing_key), _NULL, _NULL, content_type))
     parts = [_PROPERTIES, _compound(0xC0, 7, items)]

@@ -58,7 +58,6 @@ class RabbitMQStreamsConnector(Connector):
         self._readers: set[Link] = set()
         self._publishers: dict[str, Publisher] = {}
         self._opening: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._stored: dict[tuple[str, str], int] = {}
 
     @classmethod
     def url_from_environment(cls, environ: Mapping[str, str]) -> tuple[str, str] | None:
@@ -147,17 +146,14 @@ class RabbitMQStreamsConnector(Connector):
         return int(asked.offset) if asked.response_code == OK else None
 
     async def store_offset(self, stream: str, group: str, offset: int) -> None:
-        """Store the group's offset. RabbitMQ gives no answer, and each one takes an offset of the stream itself.
+        """Store the group's offset: RabbitMQ gives no answer, and may take a while.
 
-        So an unchanged offset is not stored again, and offsets of messages have gaps.
+        It keeps it in the stream, where it takes an offset of its own: offsets of messages have gaps.
         """
         from rstream import schema
 
         reference, name = _name("the consumer group", group), _name("the stream", stream)
-        link = await self._control()
-        if self._stored.get((stream, group)) != offset:
-            link.send(schema.StoreOffset(reference=reference, stream=name, offset=offset))
-            self._stored[stream, group] = offset
+        (await self._control()).send(schema.StoreOffset(reference=reference, stream=name, offset=offset))
 
     async def _control(self) -> Link:
         """The connection for questions, opened anew where it was lost."""
@@ -166,9 +162,7 @@ class RabbitMQStreamsConnector(Connector):
 
         async with self._linking:
             if self._link is None or self._link.is_lost:
-                self._link = None
                 self._link = await Link.open(self.address, "pipeline")
-                self._stored.clear()
             return self._link
 
     async def _publisher(self, stream: str) -> Publisher:

@@ -25,22 +25,19 @@ async def dial(protocol: asyncio.Protocol, address: Address, host: str, port: in
     context = address.tls_context()
     name = (address.server_name or host) if context is not None else None
     loop = asyncio.get_running_loop()
+    where = "" if (host, port) == (address.host, address.port) else f" to {host}:{port}, which it advertises"
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
             await loop.create_connection(lambda: protocol, host, port, ssl=context, server_hostname=name)
     except TimeoutError:
-        raise lost(address, f"no connection to {host}:{port} in {CONNECT_SECONDS:g} seconds") from None
+        raise lost(address, f"no connection{where} in {CONNECT_SECONDS:g} seconds") from None
     except ssl.SSLCertVerificationError as error:
         raise BrokerRefused(
             f"the certificate of {host}:{port} is not accepted ({error.verify_message}): name its authority with "
             "ca=FILE in the broker's URL, or the name that it was made for with server_name=NAME"
         ) from None
-    except ssl.SSLError as error:
-        if error.reason == "WRONG_VERSION_NUMBER":
-            raise BrokerRefused(
-                f"{host}:{port} does not speak TLS: use the port of its TLS listener (5551), "
-                "or the scheme rabbitmq-stream"
-            ) from None
-        raise lost(address, f"no TLS connection to {host}:{port}: {error}") from None
     except OSError as error:
-        raise lost(address, f"no connection to {host}:{port}: {error}") from None
+        reason = str(error) or type(error).__name__
+        if isinstance(error, ssl.SSLError) or (context is not None and isinstance(error, ConnectionResetError)):
+            reason += "; is this the port of its TLS listener (5551)?"
+        raise lost(address, f"no connection{where}: {reason}") from None

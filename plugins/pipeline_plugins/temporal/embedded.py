@@ -111,25 +111,26 @@ class EmbeddedServer:
             "--namespace", options.namespace,
             *(["--headless"] if options.ui_port is None else ["--ui-port", str(options.ui_port)]),
         ]  # fmt: skip
-        output = os.open(self._output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            return await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env={name: value for name, value in os.environ.items() if not name.startswith("TEMPORAL_")},
-                start_new_session=True,  # so that a Ctrl-C reaches us only, and we end it once all is drained
-            )
-        finally:
-            os.close(output)
+            with self._output.open("wb") as output:
+                return await asyncio.create_subprocess_exec(
+                    *command,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    env={name: value for name, value in os.environ.items() if not name.startswith("TEMPORAL_")},
+                    start_new_session=True,  # so that a Ctrl-C reaches us only, and we end it once all is drained
+                )
+        except OSError as error:
+            raise UserError(f"the embedded Temporal can't be started: {error}") from error
 
     async def _keep_running(self, program: str) -> None:
         failures = 0
-        while self._process is not None:
-            code = await self._process.wait()
+        while True:
             pause = _RESTART_PAUSES[min(failures, len(_RESTART_PAUSES) - 1)]
-            _log.warning("the embedded Temporal ended (exit code %s); starting it again in %g s", code, pause)
+            if self._process is not None:
+                code = await self._process.wait()
+                _log.warning("the embedded Temporal ended (exit code %s); starting it again in %g s", code, pause)
             await asyncio.sleep(pause)
             try:
                 await self._spawn(program)

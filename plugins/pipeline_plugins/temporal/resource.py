@@ -49,6 +49,8 @@ class TemporalResource(Resource[TemporalOptions]):
         """
         if self._server is None:
             self._connected()
+            if self.options.sample:
+                _log.info("sample: only the embedded Temporal runs it; nothing is started at %s", self.options.address)
             return
         require_temporalio("embedded")
         await self._server.start()

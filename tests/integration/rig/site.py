@@ -59,7 +59,7 @@ class Site:
 
     def run(self, **env: str) -> Runner:
         """Start a runner."""
-        runner = Runner(self.file, self.env | env, self.folder / "runner.log")
+        runner = Runner(self.file, self.env | env, self.folder / f"runner-{len(self.runners)}.log")
         self.runners.append(runner)
         return runner
 
@@ -125,6 +125,17 @@ user_id = "data.admin_id"
 metadata = {{ workflow_id = "data.workflow_id" }}
 {more}
 """
+
+
+CRASH_POINT = """
+[stage.crash-point]
+point = "${CRASH_POINT:-never}"
+events = "${CRASH_EVENTS:-0}"
+statements = "${CRASH_STATEMENTS:-0}"
+microseconds = "${CRASH_MICROSECONDS:-0}"
+freeze = "${CRASH_FREEZE:-false}"
+"""
+"""The stage ``crash-point``, told where to act by the environment of the runner that it is to end."""
 
 
 def effect_pipeline(stream: str, effects: Path, *, grace: str = "15s", source: str = "", options: str = "") -> str:

@@ -175,7 +175,7 @@ def test_values_are_listed_without_secrets(folder: Folder) -> None:
     assert "geheim" not in str(listed)
     assert listed["broker.url"] == "rabbit://u:***@h"
     assert listed["stage.control.password"] == "***"
-    assert listed["source.admin.dedupe"] == "86400s"
+    assert listed["source.admin.dedupe"] == "1d"
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ def test_a_wrong_file_is_told_every_error_at_once_in_order_with_line_path_and_ne
          "unknown name 'dta.x': did you mean 'data'? (column 4 of 'dta.x')"),
         (42, "stage.audit.row[1].action", "the key is missing"),
         (43, "stage.audit.row[1].actin", "unknown key 'actin'; did you mean 'action'?"),
-        (45, "stage.lgo", "there is no handler 'lgo'; did you mean 'log'?; name the handler with 'use'"),
+        (45, "stage.lgo", "there is no handler 'lgo' (name one with 'use'); did you mean 'log'?"),
         (46, "stage.lgo.when",
          """'outcome' is known in 'finally' stages only (column 1 of "outcome == 'x'")"""),
     ]  # fmt: skip

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import ClassVar
 
@@ -179,3 +181,13 @@ async def test_several_that_migrate_at_once_do_it_once(url: str) -> None:
 async def test_a_ledger_without_tables_says_what_to_do(empty: Database) -> None:
     with pytest.raises(Unavailable, match="run `pipeline migrate`"):
         await Ledger(empty).try_acquire(KEY, "runner-1")
+
+
+def test_plugins_can_name_their_migrations_without_loading_a_database_library() -> None:
+    code = (
+        "import sys, pipeline.ledger.migrations, pipeline.ledger.units\n"
+        "print([name for name in ('sqlalchemy', 'sqlmodel', 'alembic') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert found.stdout.strip() == "[]"

@@ -11,70 +11,16 @@ from typing import Any
 
 import pytest
 
-from pipeline.connectors import BrokerRefused, MessageBatch, Outgoing, Start
+from pipeline.connectors import BrokerRefused, MessageBatch, Start
 from pipeline.errors import Unavailable
-from pipeline.streams.follow import Following, StreamState, follow
+from pipeline.streams.follow import Following, follow
 from pipeline_plugins.memory import MemoryConnector, MemoryStore
-
-QUICK = Following(first_wait=0.001, longest_wait=0.004, jitter=0.0)
-
-
-class Follower:
-    """Follows a stream in a task, and remembers what it was told."""
-
-    def __init__(self, connector: MemoryConnector, *, how: Following = QUICK, **options: Any) -> None:
-        self.numbers: list[int] = []
-        self.states: list[str] = []
-        self.starts: list[Start] = []
-        self.changed = asyncio.Event()
-        self.position = 0
-        self.batches = follow(connector, "s", self.start, name="test", on_state=self.on_state, how=how, **options)
-        self.task = asyncio.create_task(self.run())
-
-    async def start(self) -> Start:
-        self.starts.append(Start("offset", self.position))
-        return self.starts[-1]
-
-    def on_state(self, state: StreamState) -> None:
-        self.states.append(str(state))
-        self.changed.set()
-
-    async def run(self) -> None:
-        async with contextlib.aclosing(self.batches) as batches:
-            async for batch in batches:
-                self.numbers += [int(message.id or "") for message in batch]
-                self.position = batch[-1].offset + 1
-                self.changed.set()
-
-    async def until(self, *, numbers: list[int] | None = None, state: str | None = None) -> None:
-        async with asyncio.timeout(5):
-            while (numbers is not None and self.numbers != numbers) or (
-                state is not None and (not self.states or not self.states[-1].startswith(state))
-            ):
-                if self.task.done():
-                    self.task.result()
-                self.changed.clear()
-                await self.changed.wait()
-
-    async def end(self) -> None:
-        self.task.cancel()
-        await asyncio.wait({self.task})
-
-
-@pytest.fixture
-def store() -> MemoryStore:
-    store = MemoryStore()
-    store.create("s")
-    return store
+from tests.pipeline.streams.follower import QUICK, Follower, publish
 
 
 @pytest.fixture
 def connector(store: MemoryStore) -> MemoryConnector:
     return MemoryConnector("memory://follow", store)
-
-
-def publish(store: MemoryStore, *numbers: int) -> None:
-    store.append("s", [Outgoing(b"{}", "a.b", str(number)) for number in numbers])
 
 
 async def test_it_connects_and_yields_what_the_stream_holds_and_gets(
@@ -228,58 +174,6 @@ async def test_a_state_is_told_once(store: MemoryStore, connector: MemoryConnect
     await follower.end()
 
     assert follower.states == ["down: broker is unavailable: still"]
-
-
-class Waits:
-    """Takes the place of `asyncio.sleep`: passes at once, and stops for good after `stop` waits."""
-
-    def __init__(self, stop: int) -> None:
-        self.seconds: list[float] = []
-        self.full = asyncio.Event()
-        self._stop = stop
-        self._sleep = asyncio.sleep
-
-    async def __call__(self, seconds: float) -> None:
-        if seconds:
-            self.seconds.append(seconds)
-            if len(self.seconds) == self._stop:
-                self.full.set()
-                await asyncio.Event().wait()
-        await self._sleep(0)
-
-
-async def test_waits_double_up_to_the_longest(
-    store: MemoryStore, connector: MemoryConnector, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    waits = Waits(stop=6)
-    monkeypatch.setattr("pipeline.streams.follow.asyncio.sleep", waits)
-    store.fail()
-    follower = Follower(connector, how=Following(first_wait=0.1, longest_wait=1.0, jitter=0.0))
-    await asyncio.wait_for(waits.full.wait(), 5)
-    await follower.end()
-
-    assert waits.seconds == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.0, 1.0])
-
-
-async def test_a_read_that_delivered_begins_the_waits_anew(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Lossy(MemoryConnector):
-        reads = 0
-
-        async def read(self, *args: Any, **kwargs: Any) -> AsyncIterator[MessageBatch]:
-            self.reads += 1
-            if self.reads in (3, 5):
-                yield store.log("s").messages
-            raise Unavailable("broker", "lost")
-
-    waits = Waits(stop=7)
-    monkeypatch.setattr("pipeline.streams.follow.asyncio.sleep", waits)
-    publish(store, 1)
-    how = Following(first_wait=0.1, longest_wait=1.0, jitter=0.0)
-    follower = Follower(Lossy("memory://x", store), how=how)
-    await asyncio.wait_for(waits.full.wait(), 5)
-    await follower.end()
-
-    assert waits.seconds == pytest.approx([0.1, 0.2, 0.1, 0.2, 0.1, 0.2, 0.4])
 
 
 async def test_a_read_that_ends_by_itself_is_begun_again(store: MemoryStore) -> None:

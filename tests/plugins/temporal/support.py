@@ -29,3 +29,12 @@ async def is_silent(resource: TemporalResource) -> bool:
     except Unavailable:
         return True
     return False
+
+
+async def goes_through(resource: TemporalResource, workflow_id: str, request_id: str) -> bool:
+    """Whether a signal reaches the workflow; a server that is only just coming up may still refuse it."""
+    try:
+        await resource.signal(workflow_id, "pause", request_id=request_id)
+    except Unavailable:
+        return False
+    return True

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 from temporalio.client import WorkflowExecutionStatus
 
-from pipeline import Reject, Unavailable
+from pipeline import Reject
 from pipeline.errors import UserError
 from pipeline_plugins.temporal import TemporalResource, embedded
 from pipeline_plugins.temporal.options import TemporalOptions
 from pipeline_plugins.temporal.tenancy import Record, Tenancy
 from tests.handlers.eventually import eventually
-from tests.plugins.temporal.support import is_silent, running
+from tests.plugins.temporal.support import goes_through, is_silent, running
 
 pytestmark = pytest.mark.integration
 
@@ -194,17 +194,37 @@ async def test_a_server_that_ends_by_itself_is_started_again_on_the_same_port(
         server = server_of(database)
         os.kill(server.pid, signal.SIGKILL)
         await eventually(lambda: (now := Tenancy(database).read()) is not None and now.pid != server.pid)
-
-        async def signalled() -> bool:
-            try:
-                await resource.signal("w", "pause", request_id="1")
-            except Unavailable:
-                return False
-            return True
-
-        await eventually(signalled)
+        await eventually(lambda: goes_through(resource, "w", "1"))
         assert server_of(database).port == server.port
     assert "the embedded Temporal ended (exit code -9)" in caplog.text
+
+
+async def test_a_restart_that_fails_is_tried_again(
+    database: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spawn = embedded.EmbeddedServer._spawn
+    failures = iter([UserError("no luck")])
+
+    async def unlucky(self: embedded.EmbeddedServer, program: str) -> None:
+        for failure in failures:
+            raise failure
+        await spawn(self, program)
+
+    async with running(database) as resource:
+        await begin(resource, "w")
+        monkeypatch.setattr(embedded.EmbeddedServer, "_spawn", unlucky)
+        monkeypatch.setattr(embedded, "_RESTART_PAUSES", (0.01,))
+        os.kill(server_of(database).pid, signal.SIGKILL)
+        await eventually(lambda: "no luck" in caplog.text)
+        await eventually(lambda: goes_through(resource, "w", "1"))
+
+
+async def test_a_program_that_cannot_be_run_is_named(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "find_program", lambda: "/dev/null")
+    monkeypatch.setattr(embedded, "_ended_with_us", list)
+    with pytest.raises(UserError, match="can't be started: .*'/dev/null'"):
+        async with running(database):
+            pass
 
 
 async def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from pipeline.errors import UserError
 from pipeline_plugins.temporal import TemporalResource
 from pipeline_plugins.temporal.options import TemporalOptions
 from tests.handlers.eventually import eventually
-from tests.plugins.temporal.support import is_silent
+from tests.plugins.temporal.support import goes_through, is_silent
 from tests.services import Temporal, start_temporal
 
 BOUND = 10.0  # seconds within which an outage must show
@@ -81,15 +81,7 @@ async def test_a_killed_server_is_unavailable_and_works_again_after_its_restart(
         await unavailable(lambda: resource.signal("w", "pause", request_id="2"))
         await unavailable(resource.probe)
         await asyncio.to_thread(server.restart)
-
-        async def recovered() -> bool:
-            try:
-                await resource.signal("w", "pause", request_id="2")
-            except Unavailable:
-                return False
-            return True
-
-        await eventually(recovered)
+        await eventually(lambda: goes_through(resource, "w", "2"))
         await resource.probe()
 
 
@@ -103,7 +95,7 @@ async def test_a_hung_server_is_unavailable_and_works_again_when_it_goes_on(serv
             await unavailable(resource.probe)
         finally:
             server.resume()
-        await resource.signal("w", "pause", request_id="2")
+        await eventually(lambda: goes_through(resource, "w", "2"))
 
 
 async def test_a_server_that_is_down_at_first_is_found_once_it_is_up(server: Temporal) -> None:

@@ -69,10 +69,14 @@ async def test_a_paused_sample_is_still_paused_after_a_restart_and_a_cancelled_o
         assert (await memory_of(resource)).status == "running"
 
 
-async def test_without_sample_there_is_none_on_a_server_of_ones_own(temporal_address: str) -> None:
+async def test_no_sample_is_started_on_a_server_of_ones_own(
+    temporal_address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="pipeline.temporal")
     resource = TemporalResource(TemporalOptions(address=temporal_address, sample=True))
     await resource.start()
-    assert resource._sample is None
+    assert resource.examples() == {}
+    assert f"nothing is started at {temporal_address}" in caplog.text
     await resource.stop()
 
 

@@ -1,4 +1,4 @@
-"""A local handler that kills its own process at an exact point: after a signal, within a commit, right after it."""
+"""A local handler that kills or freezes its own process at an exact point: after a signal, within a commit, behind it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline import Context, Event, Handler, Setup, hookimpl
 
 
 class CrashOptions(BaseModel):
-    """Where to die, once so many events have come by in this life of the process.
+    """Where to end, once so many events have come by in this life of the process.
 
     Attributes:
         point: ``handled``: at that very event. ``statement``: in the next commit of events, after so many statements.
@@ -27,6 +27,7 @@ class CrashOptions(BaseModel):
         events: How many events come by first.
         statements: For ``statement``.
         microseconds: For ``committing``.
+        freeze: Stop (SIGSTOP), once, instead of dying.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -35,6 +36,7 @@ class CrashOptions(BaseModel):
     events: int
     statements: int = 0
     microseconds: int = 0
+    freeze: bool = False
 
 
 class CrashPoint(Handler[CrashOptions]):
@@ -55,7 +57,7 @@ class CrashPoint(Handler[CrashOptions]):
         """Count down."""
         self._left -= 1
         if self._left <= 0 and self.options.point == "handled":
-            self._die()
+            self._end()
 
     def _began(self, connection: Any) -> None:
         connection.info["statements"] = 0
@@ -65,30 +67,31 @@ class CrashPoint(Handler[CrashOptions]):
         info = connection.info
         info["statements"] += 1
         info["moves"] = info["moves"] or (statement.startswith("UPDATE progress") and "prefix=" in statement)
-        if self._dies_at("statement", info) and info["statements"] == self.options.statements:
-            self._die()
+        if self._is_at("statement", info) and info["statements"] == self.options.statements:
+            self._end()
 
     def _committing(self, connection: Any) -> None:
         connection.info["commits"] = True
-        if self._dies_at("commit", connection.info):
-            self._die()
-        if self._dies_at("committing", connection.info):
-            threading.Thread(target=self._die_soon).start()
+        if self._is_at("commit", connection.info):
+            self._end()
+        if self._is_at("committing", connection.info):
+            threading.Thread(target=self._end_soon).start()
 
     def _given_back(self, connection: Any, record: Any) -> None:
-        if record.info.get("commits") and self._dies_at("committed", record.info):
-            self._die()
+        if record.info.get("commits") and self._is_at("committed", record.info):
+            self._end()
 
-    def _dies_at(self, point: str, info: dict[str, Any]) -> bool:
+    def _is_at(self, point: str, info: dict[str, Any]) -> bool:
         return self.options.point == point and self._left <= 0 and bool(info["moves"])
 
-    def _die_soon(self) -> None:
+    def _end_soon(self) -> None:
         time.sleep(self.options.microseconds / 1e6)
-        self._die()
+        self._end()
 
-    def _die(self) -> None:
+    def _end(self) -> None:
         os.write(2, f"crash-point: {self.options}\n".encode())
-        os.kill(os.getpid(), signal.SIGKILL)
+        self._left = 1_000_000  # a frozen process will go on one day
+        os.kill(os.getpid(), signal.SIGSTOP if self.options.freeze else signal.SIGKILL)
 
 
 @hookimpl

@@ -1,0 +1,48 @@
+"""SIGTERM under load: what is in flight is finished and committed, and the next start repeats nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from tests.integration.rig.events import keyed_event
+from tests.integration.rig.runner import until
+from tests.integration.rig.site import Site, effect_pipeline
+
+EVENTS = 3_000
+GRACE = 10
+STOPS = 3
+
+
+async def test_a_stop_under_load_finishes_what_is_in_flight_and_the_next_start_repeats_nothing(site: Site) -> None:
+    file = site.folder / "effects"
+    events = [keyed_event(f"event-{number}", f"key-{number % 100}") for number in range(EVENTS)]
+    text = effect_pipeline(site.stream, file, grace=f"{GRACE}s", source="window = 300", options="seconds = 0.02")
+    await site.lay_out(text)
+    async with site.by_amqp() as amqp, site.books() as books:
+        await amqp.publish(events)
+        for stop in range(1, STOPS + 1):
+            runner = site.run()
+            await site.until_processed(books, stop * EVENTS // (STOPS + 2), 30, runner)
+            assert await runner.stop() < GRACE
+            assert await books.processed() == len(file.read_text().split()) < EVENTS  # all that was begun, no more
+            assert await books.states("jobs") == {}
+            assert await books.owner() is None
+        runner = site.run()
+        await site.until_processed(books, EVENTS, 30, runner)
+        await runner.stop()
+
+        assert Counter(file.read_text().split()) == Counter(event.id for event in events)
+        assert await books.audited() == Counter(event.id for event in events)
+        assert await books.outcomes() == {"handled": EVENTS}
+
+
+async def test_a_stop_while_nothing_happens_is_immediate(site: Site) -> None:
+    await site.lay_out(effect_pipeline(site.stream, site.folder / "effects"))
+    async with site.by_amqp(), site.books() as books:
+        runner = site.run()
+
+        async def reads() -> bool:
+            return await books.states("jobs") == {runner.pid: "running"}
+
+        await until(reads, 15, "the source to run", runner)
+        assert await runner.stop() < 3
