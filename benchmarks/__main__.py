@@ -20,6 +20,8 @@ from benchmarks.servers import MissingServer, Servers
 
 EVENTS = 200_000
 ROUNDS = 7
+_WIDTH = 132
+"""Of the tables, where no terminal says how wide it is."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     chosen = [comparison for comparison in COMPARISONS if comparison.name in (given.names or [comparison.name])]
     settings = Settings(given.events, given.rounds, given.seed, given.under)
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=_WIDTH)
     try:
         asyncio.run(_main(chosen, settings, given.json, console))
     except (MissingServer, ProgramFailed) as problem:

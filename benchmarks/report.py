@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import statistics
@@ -44,7 +45,7 @@ def verdicts(comparison: Comparison, rounds: Sequence[Round]) -> list[Verdict]:
     """The comparison's ratios."""
     found = []
     for target in comparison.targets:
-        ratios = tuple(round_[target.variant].rate / round_[target.peer].rate for round_ in rounds)
+        ratios = tuple(_ratio(round_[target.variant], round_[target.peer]) for round_ in rounds)
         median = statistics.median(ratios)
         met = None if target.at_least is None else median >= target.at_least
         found.append(Verdict(target, ratios, median, met))
@@ -131,6 +132,11 @@ def _sentence(verdict: Verdict) -> str:
         return said
     colour, word = ("green", "met") if verdict.met else ("red", "MISSED")
     return f"{said}, wanted {target.at_least:g}: [{colour}]{word}[/]"
+
+
+def _ratio(result: Result, peer: Result) -> float:
+    """Not a number where the peer was too quick to be measured, on a handful of events."""
+    return result.rate / peer.rate if peer.rate else math.nan
 
 
 def _processor() -> str:

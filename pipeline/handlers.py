@@ -133,6 +133,11 @@ class Handler(Generic[OptionsT]):
     def __init__(self, options: OptionsT) -> None:
         self.options = options
 
+    @classmethod
+    def needs(cls, options: OptionsT) -> tuple[str, ...]:
+        """Names of the resources that a stage with these options needs; by default `resources`."""
+        return cls.resources
+
     async def start(self, setup: Setup) -> None:
         """Called once before the first event; must not wait for other systems."""
 

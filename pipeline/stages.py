@@ -47,6 +47,7 @@ class Stage:
         self.policy = policy
         self.when = when
         self.is_async = is_async
+        self.resources = type(handler).needs(handler.options)
         self.takes_batches = type(handler).handle_batch is not Handler.handle_batch
         self.max_batch = handler.max_batch
         self._models = [(compile_pattern(text), model) for text, model in handler.models.items()]

@@ -16,7 +16,7 @@ class SourceStats:
     """What one source did since this runner started.
 
     Attributes:
-        state: ``starting``, ``standby``, ``running``, ``paused``, ``draining`` or ``stopped``.
+        state: ``starting``, ``standby``, ``running``, ``paused``, ``draining``, ``stopped`` or ``failed``.
         reason: Why it is in that state, for people.
         outcomes: Committed messages by outcome.
         last_message_time: When the last batch was taken in.

@@ -15,6 +15,7 @@ from pipeline.connectors import Connector
 from pipeline.dispatch.resume import Resume
 from pipeline.dispatch.source import Source
 from pipeline.errors import Fenced, Unavailable
+from pipeline.ledger.database import DatabaseRefused
 from pipeline.ledger.lease import Lease, Standing, acquire
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.units import SourceKey
@@ -184,12 +185,24 @@ class SourceSupervisor:
             try:
                 await self._store_offset(lease)
                 await self._shared.ledger.release(lease)
-            except Unavailable as unavailable:
+            except (Unavailable, DatabaseRefused) as unavailable:
                 _log.warning("source %s: its lease could not be released: %s", self.name, unavailable)
         if error is not None:
+            self.stats.last_error = str(error)
+            self._tell("failed", str(error))
             raise error
 
-    async def _care(self, lease: Lease, source: Source, end: Callable[[], None]) -> None:
+    async def _care(self, lease: Lease, source: Source, end: Callable[[BaseException | None], None]) -> None:
+        """Keep the lease; a source that can't is ended, and not left alive and idle."""
+        try:
+            await self._keep(lease, source)
+        except Fenced as error:
+            _log.error("source %s: %s", self.name, error)
+            end(None)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the source must not go on without its lease
+            end(error)
+
+    async def _keep(self, lease: Lease, source: Source) -> None:
         """Renew the lease, follow with the broker's stored offset, and forget old ids."""
         stored, store_at, forget_at = lease.progress.prefix, monotonic() + _STORE_SECONDS, monotonic()
         while True:
@@ -203,11 +216,7 @@ class SourceSupervisor:
                 if monotonic() >= forget_at:
                     await self._forget()
                     forget_at = monotonic() + _FORGET_SECONDS
-            except Fenced as error:
-                _log.error("source %s: %s", self.name, error)
-                end()
-                return
-            except Unavailable as error:
+            except (Unavailable, DatabaseRefused) as error:
                 self.stats.last_error = str(error)
             await asyncio.sleep(_RENEW_SECONDS)
 
@@ -251,6 +260,6 @@ class SourceSupervisor:
 
     def _tell(self, state: str, reason: str = "") -> None:
         if (state, reason) != (self.stats.state, self.stats.reason):
-            level = logging.WARNING if state == "paused" else logging.INFO
+            level = logging.WARNING if state in ("paused", "failed") else logging.INFO
             _log.log(level, "source %s: %s%s", self.name, state, f" ({reason})" if reason else "")
         self.stats.state, self.stats.reason = state, reason

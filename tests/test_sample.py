@@ -25,7 +25,7 @@ def test_the_sample_is_sound_and_runs_on_embedded_parts() -> None:
     assert sample.warnings == ()
     assert {sample.origins[f"{part}.url"] for part in ("broker", "database", "jobs")} == {"default (embedded)"}
     assert [(route.match, route.stages, route.finally_) for route in sample.config.route] == [
-        (("admin.workflow.*",), ("workflow-control",), ("audit", "log")),
+        (("admin.workflow.*",), ("workflow-control",), ("audit",)),
         (("hello.#",), ("log",), ()),
     ]
 

@@ -90,6 +90,14 @@ class WorkflowControlHandler(Handler[WorkflowControlOptions]):
     Options: ClassVar[type[BaseModel]] = WorkflowControlOptions
     resources: ClassVar[tuple[str, ...]] = ("temporal",)
 
+    # A batch is done when its slowest signal is: as many as are sent at once wait for no other.
+    max_batch = 50
+
+    @classmethod
+    def needs(cls, options: WorkflowControlOptions) -> tuple[str, ...]:
+        """The resource that the options name."""
+        return (options.resource,)
+
     def __init__(self, options: WorkflowControlOptions) -> None:
         super().__init__(options)
         self._slots = asyncio.Semaphore(options.in_flight)

@@ -172,7 +172,7 @@ def _checked(path: FilePath, document: Document, environment: Environment, catal
     if catalog is None:
         return Loaded(path, config, values_of(config, document), (), Catalog(), {}, {}, {})
     options, policies = check_stages(stages, tables, catalog)
-    resources = {**tables.resources, **_implied_resources(routes, stages, tables, catalog)}
+    resources = {**tables.resources, **_implied_resources(routes, stages, options, tables, catalog)}
     resource_options = check_resources(resources, tables, catalog, environment)
     config = config.model_copy(update={"resource": resources})
     config = _with_endpoints(config, environment, catalog, document)
@@ -186,13 +186,17 @@ def _single(tables: Tables, model: type[M], kind: str) -> M:
 
 
 def _implied_resources(
-    routes: Sequence[RouteTable], stages: Mapping[str, StageTable], tables: Tables, catalog: Catalog
+    routes: Sequence[RouteTable],
+    stages: Mapping[str, StageTable],
+    options: Mapping[str, BaseModel],
+    tables: Tables,
+    catalog: Catalog,
 ) -> dict[str, ResourceTable]:
     """Resources that the handlers in use need, and that the file does not mention."""
     implied: dict[str, ResourceTable] = {}
     for name in dict.fromkeys(name for route in routes for name in (*route.stages, *route.finally_)):
         handler = catalog.handlers.get(stages[name].use) if name in stages else None
-        for resource in handler.resources if handler else ():
+        for resource in handler.needs(options[name]) if handler and name in options else ():
             if resource in tables.declared["resource"]:
                 continue
             if resource in catalog.resources:

@@ -10,6 +10,7 @@ from pipeline.dispatch.flight import Flight
 from pipeline.dispatch.window import Window
 from pipeline.errors import Fenced, Unavailable
 from pipeline.events import Outcome
+from pipeline.ledger.database import DatabaseRefused
 from pipeline.ledger.lease import Lease
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.units import Commit, Unwritable
@@ -35,7 +36,8 @@ class Committer:
         window: Knows the progress that finished messages make.
         stats: Counts what is committed.
         on_committed: Called with the flights of each commit.
-        on_fenced: Called once when another runner has taken the source over.
+        on_end: Called once when no more can be committed: with None where another runner has taken the source over,
+            else with the error.
     """
 
     def __init__(
@@ -45,14 +47,14 @@ class Committer:
         window: Window,
         stats: SourceStats,
         on_committed: Callable[[list[Flight]], None],
-        on_fenced: Callable[[], None],
+        on_end: Callable[[BaseException | None], None],
     ) -> None:
         self._ledger = ledger
         self._lease = lease
         self._window = window
         self._stats = stats
         self._on_committed = on_committed
-        self._on_fenced = on_fenced
+        self._on_end = on_end
         self._finished: list[Flight] = []
         self._committing = False
         self._wake = asyncio.Event()
@@ -92,7 +94,9 @@ class Committer:
                     await asyncio.sleep(_PAUSE)
         except Fenced as error:
             _log.error("source %s: %s", self._lease.key.source, error)
-            self._on_fenced()
+            self._on_end(None)
+        except Exception as error:  # noqa: BLE001 - a source that can't commit must end, and not just fill up
+            self._on_end(error)
 
     async def _commit(self, flights: list[Flight]) -> None:
         counts: dict[Outcome, int] = {}
@@ -122,7 +126,7 @@ class Committer:
         while True:
             try:
                 unwritable = await self._ledger.commit(self._lease, commit)
-            except Unavailable as error:
+            except (Unavailable, DatabaseRefused) as error:
                 failures += 1
                 self._window.hold("database", str(error))
                 self._stats.last_error = str(error)

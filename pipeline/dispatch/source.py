@@ -45,7 +45,8 @@ class Source:
         ledger: Where finished messages are committed.
         lease: The ownership that commits are conditional on.
         stats: Where its counters are kept.
-        on_fenced: Called once when another runner has taken the source over.
+        on_end: Called when it can't go on: with None where another runner has taken the source over, else with the
+            error.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Source:
         ledger: Ledger,
         lease: Lease,
         stats: SourceStats,
-        on_fenced: Callable[[], None],
+        on_end: Callable[[BaseException | None], None],
     ) -> None:
         self.name = name
         self.group = table.group
@@ -82,7 +83,8 @@ class Source:
         self._lanes_by_key: dict[str, tuple[Lanes, ...]] = {}
         self._beginning: deque[Flight] = deque()
         self._owned_until = float("inf")
-        self.committer = Committer(ledger, lease, self.window, stats, self._committed, on_fenced)
+        self.committer = Committer(ledger, lease, self.window, stats, self._committed, on_end)
+        self.failed = on_end
 
     # Admission
 

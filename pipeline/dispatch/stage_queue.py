@@ -31,6 +31,7 @@ class Stages(Protocol):
     """What a queue tells its source."""
 
     group: str
+    failed: Callable[[BaseException | None], None]
 
     def stage_done(self, flight: Flight) -> None:
         """The flight's stage is done: on to the next."""
@@ -140,6 +141,7 @@ class StageQueue:
         self._workers.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.critical("stage %s: the engine itself failed", self.stage.name, exc_info=error)
+            self._source.failed(error)
 
     async def _work_singly(self) -> None:
         ready, stage, source = self._ready, self.stage, self._source
@@ -285,7 +287,7 @@ class StageQueue:
 
     async def _outage_behind(self, error: BaseException) -> BaseException:
         """A time-out is an outage where a resource of the handler does not answer its probe."""
-        for name in self.stage.handler.resources:
+        for name in self.stage.resources:
             reason = await self._dependencies.is_down(name)
             if reason is not None:
                 return Unavailable(name, reason)

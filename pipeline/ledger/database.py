@@ -171,6 +171,11 @@ def _sqlite(path: Path, mode: Literal["rwc", "rw"]) -> AsyncEngine:
         json_deserializer=orjson.loads,
     )
 
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def try_to_open(_dialect: Any, _record: Any, arguments: Any, options: Any) -> None:
+        # Where opening fails, aiosqlite leaves a thread behind that speaks to the event loop after it has closed.
+        sqlite3.connect(*arguments, **options).close()
+
     @event.listens_for(engine.sync_engine, "connect")
     def prepare(connection: Any, _: Any) -> None:
         cursor = connection.cursor()

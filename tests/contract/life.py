@@ -32,6 +32,24 @@ class LifeContract(ContractBase):
     async def test_a_connected_connector_is_probed(self, connector: Connector) -> None:
         await connector.probe()
 
+    async def test_a_runner_claims_reads_and_publishes(self, driver: Driver, stream: str) -> None:
+        for number in (1, 2):  # closing gives the claim up
+            runner = driver.connector()
+            await runner.claim()
+            await runner.claim()
+            await runner.connect()
+            await runner.publish(stream, [event(number)])
+            assert numbers(await read_all(runner, stream, number)) == [1, 2][:number]
+            await runner.close()
+
+    async def test_what_is_claimed_is_published_to_by_others(
+        self, driver: Driver, connector: Connector, stream: str
+    ) -> None:
+        await connector.claim()
+        async with connected(driver) as other, Reader(connector, stream) as reader:
+            await other.publish(stream, [event(1)])
+            assert numbers(await reader.take(1)) == [1]
+
     async def test_closing_twice_is_no_error(self, driver: Driver) -> None:
         connector = driver.connector()
         await connector.connect()

@@ -86,7 +86,7 @@ def test_files_that_begin_with_an_underscore_are_left_out(tmp_path: Path) -> Non
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PluginError, match="no such folder or .py file"):
+    with pytest.raises(PluginError, match=r"no such folder or \.py file"):
         load_plugins([tmp_path / "nowhere"], installed=())
 
 
@@ -131,9 +131,7 @@ def test_a_hook_with_a_wrong_argument_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_hook_that_returns_no_list_is_refused(tmp_path: Path) -> None:
-    message = error_of(
-        local(tmp_path, "from pipeline import hookimpl\n@hookimpl\ndef pipeline_handlers(): return 5\n")
-    )
+    message = error_of(local(tmp_path, "from pipeline import hookimpl\n@hookimpl\ndef pipeline_handlers(): return 5\n"))
     assert "pipeline_handlers() returned 5: return a list" in message
 
 

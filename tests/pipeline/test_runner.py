@@ -67,7 +67,7 @@ async def publish(pipeline: Pipeline, *ids: str, data: bytes = b"{}") -> None:
     """Publish as another program would: by a connection of its own."""
     connector: Connector = type(pipeline.connector)(pipeline.connector.url)
     await connector.connect()
-    await connector.publish("st", [Outgoing(data, "a.b", id) for id in ids])
+    await connector.publish("st", [Outgoing(data, "a.b", one) for one in ids])
     await connector.close()
 
 
@@ -157,7 +157,7 @@ async def test_a_wrong_file_is_refused_with_its_problems(write: Write) -> None:
 async def test_a_broken_local_handler_is_refused(write: Write, tmp_path: Path) -> None:
     path = write()
     (tmp_path / "mine.py").write_text("raise RuntimeError('no')")
-    with pytest.raises(PluginError, match="mine.py"):
+    with pytest.raises(PluginError, match=r"mine\.py"):
         Pipeline.from_file(path, environ={})
 
 

@@ -1,4 +1,4 @@
-"""Another process at an embedded broker: `publish URL STREAM FIRST COUNT`, `forever URL STREAM`, `read URL STREAM`."""
+"""Another process at an embedded broker, told by its arguments what to do there."""
 
 from __future__ import annotations
 
@@ -32,6 +32,14 @@ async def read(url: str, stream: str) -> None:
         print(len(batch), flush=True)
 
 
+async def claim(url: str) -> None:
+    """Claim the file as a runner does, and keep it."""
+    connector = EmbeddedConnector(url)
+    await connector.claim()
+    print("claimed", flush=True)
+    await asyncio.Event().wait()
+
+
 if __name__ == "__main__":
     verb, *arguments = sys.argv[1:]
     match verb, arguments:
@@ -41,3 +49,5 @@ if __name__ == "__main__":
             asyncio.run(publish(url, stream, count()))
         case "read", [url, stream]:
             asyncio.run(read(url, stream))
+        case "claim", [url]:
+            asyncio.run(claim(url))

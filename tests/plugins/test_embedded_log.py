@@ -18,6 +18,7 @@ from pipeline.errors import Unavailable
 from pipeline_plugins.embedded import EmbeddedConnector
 from pipeline_plugins.embedded.file import pragma
 from pipeline_plugins.embedded.log import Append, Log
+from pipeline_plugins.wakeup import Wakeup
 
 
 def event(number: int, body: bytes = b"{}") -> Outgoing:
@@ -203,3 +204,45 @@ async def test_a_connect_that_is_cancelled_leaves_nothing_open(path: Path) -> No
     await connector.close()
 
     assert connecting.cancelled()
+
+
+async def test_last_begins_with_the_first_message_of_the_newest_chunk(connector: EmbeddedConnector) -> None:
+    await connector.publish("s", [event(1), event(2)])
+    await connector.publish("s", [event(3), event(4), event(5)])
+
+    batch = await anext(connector.read("s", Start("last"), name="test"))
+    assert [message.id for message in batch] == ["id-3", "id-4", "id-5"]
+
+
+async def test_an_idle_reader_looks_for_more_every_10_to_50_milliseconds(
+    connector: EmbeddedConnector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    enough = asyncio.Event()
+
+    async def wait(wakeup: Wakeup, seen: int, timeout: float) -> None:
+        waits.append(timeout)
+        if len(waits) == 20:
+            enough.set()
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(Wakeup, "wait", wait)
+    reading = asyncio.ensure_future(anext(connector.read("s", Start("first"), name="test")))
+    await asyncio.wait_for(enough.wait(), 10)
+    reading.cancel()
+    await asyncio.wait({reading})
+
+    assert waits == sorted(waits)
+    assert (waits[0], waits[19]) == (0.01, 0.05)
+
+
+async def test_what_this_process_publishes_wakes_its_readers_at_once(
+    connector: EmbeddedConnector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline_plugins.embedded.connector._FIRST_POLL", 60.0)
+    monkeypatch.setattr("pipeline_plugins.embedded.connector._LONGEST_POLL", 60.0)
+    reading = asyncio.ensure_future(anext(connector.read("s", Start("first"), name="test")))
+    await asyncio.sleep(0.05)
+    await connector.publish("s", [event(1)])
+
+    assert len(await asyncio.wait_for(reading, 5)) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -32,7 +33,7 @@ async def spawn() -> AsyncIterator[Spawn]:
 
     async def start(*arguments: str) -> asyncio.subprocess.Process:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, str(SCRIPT), *arguments, stdout=asyncio.subprocess.PIPE
+            sys.executable, str(SCRIPT), *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
         )
         started.append(process)
         return process
@@ -167,6 +168,49 @@ async def test_a_reader_that_ends_lets_others_in(connector: EmbeddedConnector, u
     reader = await spawn("read", url, "s")
 
     assert [await line(reader), await line(reader)] == ["connected", "1"]
+
+
+async def test_a_file_that_another_runner_has_claimed_is_refused(
+    connector: EmbeddedConnector, url: str, spawn: Spawn
+) -> None:
+    runner = await spawn("claim", url)
+    assert await line(runner) == "claimed"
+
+    with pytest.raises(BrokerRefused, match=f"process {runner.pid}"):
+        await connector.claim()
+    with pytest.raises(BrokerRefused, match=f"process {runner.pid}"):
+        await read_until(connector, bool)
+    await connector.publish("s", [Outgoing(b"0", "a.b", "0")])
+    runner.kill()
+    await runner.wait()
+    await connector.claim()
+
+
+async def test_a_runner_may_claim_before_there_is_a_file(url: str, spawn: Spawn) -> None:
+    runner = EmbeddedConnector(url)
+    await runner.claim()
+    other = await spawn("claim", url)
+
+    assert await line(other) == ""
+    assert await other.wait() == 1
+    await runner.close()
+    assert await line(await spawn("claim", url)) == "claimed"
+
+
+async def test_a_lock_that_was_deleted_with_its_folder_is_taken_again(tmp_path: Path, spawn: Spawn) -> None:
+    url = f"embedded://{tmp_path}/folder/events.db"
+    runner = EmbeddedConnector(url)
+    await runner.claim()
+    shutil.rmtree(tmp_path / "folder")
+    await runner.connect()
+    await runner.create_stream("s")
+    await runner.publish("s", [Outgoing(b"0", "a.b", "0")])
+    batches = runner.read("s", Start("first"), name="test")
+    await anext(batches)
+
+    assert await line(await spawn("claim", url)) == "", "it is refused"
+    await batches.aclose()  # type: ignore[attr-defined]
+    await runner.close()
 
 
 async def test_the_lock_file_names_the_reader(connector: EmbeddedConnector, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from importlib.metadata import entry_points
 from typing import Any
@@ -115,6 +116,39 @@ async def test_a_stream_that_is_trimmed_while_it_is_read_goes_on_with_what_is_le
     store.trim("s", 3)
 
     assert [message.offset for message in await anext(batches)] == [3]
+
+
+async def test_last_begins_with_the_first_message_of_the_newest_chunk() -> None:
+    connector = MemoryConnector("memory://x", MemoryStore())
+    await connector.connect()
+    await connector.create_stream("s")
+    await connector.publish("s", events("a", "b"))
+    await connector.publish("s", events("c", "d"))
+
+    batch = await anext(connector.read("s", Start("last"), name="test"))
+    assert [message.id for message in batch] == ["c", "d"]
+
+
+async def test_a_reader_that_always_finds_more_lets_other_tasks_run() -> None:
+    connector = MemoryConnector("memory://x", MemoryStore())
+    await connector.connect()
+    await connector.create_stream("s")
+    await connector.publish("s", events(*map(str, range(1000))))
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count_turns())
+    batches = connector.read("s", Start("first"), name="test", max_batch=1)
+    for _ in range(1000):
+        await anext(batches)
+    counting.cancel()
+
+    assert turns > 900
 
 
 async def test_timestamps_never_fall(monkeypatch: pytest.MonkeyPatch) -> None:

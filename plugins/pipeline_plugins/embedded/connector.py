@@ -60,25 +60,22 @@ class EmbeddedConnector(Connector):
                 try:
                     await self._session.read(Log.probe)
                 except Unavailable:
-                    await self.close()
+                    await self._close_session()
             if self._session is None:
                 self._session = await Session.open(self.path)
 
     async def close(self) -> None:
         """Close the file; readers end with `Unavailable`."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
-            self._file.changed.notify()
+        await self._close_session()
         if self._claimed:
             self._claimed = False
             self._file.end_reading()
 
     async def claim(self) -> None:
         """Lock the file for this process. Raises `BrokerRefused` where another process reads it."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file.begin_reading()
-        self._claimed = True
+        if not self._claimed:
+            self._file.begin_reading()
+            self._claimed = True
 
     async def probe(self) -> None:
         """Return while the file is the one that was opened."""
@@ -131,6 +128,12 @@ class EmbeddedConnector(Connector):
     async def store_offset(self, stream: str, group: str, offset: int) -> None:
         """Keep the group's offset; the last ones may be lost with the machine's power."""
         await self._open().read(Log.store_offset, stream, group, offset)
+
+    async def _close_session(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+            self._file.changed.notify()
 
     def _open(self) -> Session:
         if self._session is None:

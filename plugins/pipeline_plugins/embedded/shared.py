@@ -46,6 +46,10 @@ class SharedFile:
         with self._guard:
             if self._readers == 0:
                 self._descriptor = self._lock()
+            elif not self._is_current(self._descriptor):  # the folder was deleted: others would lock a new file
+                fresh = self._lock()
+                os.close(self._descriptor)
+                self._descriptor = fresh
             self._readers += 1
 
     def end_reading(self) -> None:
@@ -59,6 +63,7 @@ class SharedFile:
     def _lock(self) -> int:
         while True:
             try:
+                self._lock_path.parent.mkdir(parents=True, exist_ok=True)
                 descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o644)
             except OSError as error:
                 raise BrokerRefused(f"{self._lock_path} can't be opened: {error.strerror}") from error

@@ -35,6 +35,8 @@ class EmbeddedServer:
         options: The database file, the namespace, and ports.
 
     Attributes:
+        owned: Whether this process runs the server, and is not a guest.
+        ready: Whether the server runs, as far as is known; false while it is started again.
         port: The frontend's port; 0 before `start`.
     """
 
@@ -46,6 +48,7 @@ class EmbeddedServer:
         self._process: asyncio.subprocess.Process | None = None
         self._watch: asyncio.Task[None] | None = None
         self.owned = False
+        self.ready = False
         self.port = 0
 
     @property
@@ -76,7 +79,8 @@ class EmbeddedServer:
         """Whether another process runs the server now; then `port` is its port."""
         record = self._tenancy.read()
         self.port = record.port if record is not None else 0
-        return record is not None
+        self.ready = record is not None
+        return self.ready
 
     async def stop(self) -> None:
         """End the server gracefully, if it is ours; safe to call twice, and after a failed start."""
@@ -86,10 +90,11 @@ class EmbeddedServer:
             self._watch = None
         await self._end()
         self._tenancy.release()
-        self.owned = False
+        self.owned = self.ready = False
         self.port = 0
 
     async def _spawn(self, program: str) -> None:
+        """Start the process, and wait until it answers."""
         self._process = await self._execute(program)
         self._tenancy.write(Record.of(self._process.pid, self.port))
         try:
@@ -102,6 +107,7 @@ class EmbeddedServer:
             raise UserError(
                 f"the embedded Temporal does not answer after {_READY_SECONDS:g} s: see {self._output}"
             ) from None
+        self.ready = True
 
     async def _execute(self, program: str) -> asyncio.subprocess.Process:
         options = self._options
@@ -130,6 +136,7 @@ class EmbeddedServer:
             pause = _RESTART_PAUSES[min(failures, len(_RESTART_PAUSES) - 1)]
             if self._process is not None:
                 code = await self._process.wait()
+                self.ready = False
                 _log.warning("the embedded Temporal ended (exit code %s); starting it again in %g s", code, pause)
             await asyncio.sleep(pause)
             try:
@@ -156,7 +163,8 @@ class EmbeddedServer:
         from pipeline import Unavailable
         from pipeline_plugins.temporal.connection import Connection
 
-        if not _connects(self.port):
+        record = self._tenancy.read()
+        if record is None or not record.listens:
             return False
         probe = Connection(self.address, TemporalOptions(namespace=self._options.namespace, timeout=2.0))
         try:
@@ -229,11 +237,6 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
         return True
-
-
-def _connects(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((HOST, port)) == 0
 
 
 def _free_port() -> int:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel
 
-from pipeline import Resource
+from pipeline import Resource, Unavailable
 from pipeline_plugins.temporal.connection import Connection, require_temporalio
 from pipeline_plugins.temporal.embedded import EmbeddedServer, find_program, shown_program
+from pipeline_plugins.temporal.errors import DEPENDENCY
 from pipeline_plugins.temporal.options import TemporalOptions
 
 if TYPE_CHECKING:
@@ -121,11 +122,10 @@ class TemporalResource(Resource[TemporalOptions]):
         return {} if self._sample is None else {"workflow_id": self._sample.workflow_ids[0]}
 
     def _connected(self) -> Connection:
+        """The connection; none while our own server is down, for a stranger's may have taken its port."""
+        if self._server is not None and not self._server.ready:
+            raise Unavailable(DEPENDENCY, "the embedded server is not running")
         if self._connection is None:
-            self._connection = Connection(self.options.address or self._embedded_address(), self.options)
+            address = str(self.options.address) if self._server is None else self._server.address
+            self._connection = Connection(address, self.options)
         return self._connection
-
-    def _embedded_address(self) -> str:
-        if self._server is None or not self._server.port:
-            raise RuntimeError("the embedded Temporal is not started: call start() first")
-        return self._server.address

@@ -16,6 +16,7 @@ from pipeline.errors import UserError
 __all__ = ["Record", "Tenancy"]
 
 _END_SECONDS = 10.0
+_LISTEN = "0A"  # the kernel's number of that state
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,20 @@ class Record:
     def alive(self) -> bool:
         """Whether this very process still runs."""
         return self.started is not None and _started(self.pid) == self.started
+
+    @property
+    def listens(self) -> bool:
+        """Whether it is this very process that listens on the port, and not a stranger that was faster."""
+        try:
+            held = {link.readlink().name for link in Path(f"/proc/{self.pid}/fd").iterdir()}
+            table = Path("/proc/net/tcp").read_text().splitlines()[1:]
+        except OSError:
+            return False
+        for line in table:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == _LISTEN and local.endswith(f":{self.port:04X}") and f"socket:[{inode}]" in held:
+                return True
+        return False
 
 
 class Tenancy:

@@ -70,8 +70,9 @@ class Runner:
         return time.monotonic() - began
 
     def last_words(self, lines: int = 30) -> str:
-        """The end of its output."""
-        return "\n".join(self.output.read_text(errors="replace").splitlines()[-lines:])
+        """The end of its output, without the line for each signal."""
+        said = self.output.read_text(errors="replace").splitlines()
+        return "\n".join([line for line in said if "INFO    sent" not in line][-lines:])
 
     def close(self) -> None:
         """End it whatever it does, and let go of it."""

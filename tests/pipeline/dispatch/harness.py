@@ -41,7 +41,7 @@ async def eventually(condition: Callable[[], bool], within: float = 10.0) -> Non
         await asyncio.sleep(0.002)
 
 
-def message(offset: int, data: Any = None, *, key: str | None = "a.b", id: str | None = None, **more: Any) -> Message:
+def message(offset: int, data: Any = None, *, key: str | None = "a.b", id: str | None = None, **more: Any) -> Message:  # noqa: A002
     body = data if isinstance(data, bytes) else orjson.dumps({} if data is None else data)
     return Message(offset, 1_000_000 + offset // 10, body, key, id, **more)
 
@@ -67,7 +67,7 @@ class Bench:
         self.database = database
         self.lease = lease
         self.stats = stats
-        self.fenced = False
+        self.ended: list[BaseException | None] = []
 
     async def feed(self, *messages: Message) -> None:
         """Admit a batch."""
@@ -109,13 +109,14 @@ async def bench(
     ledger = Ledger(database)
     lease = await acquire(ledger, SourceKey("s", "g", "st"), owner)
     stats = SourceStats("s")
-    fenced: list[bool] = []
+    ended: list[BaseException | None] = []
     made = Source(
         "s", table, Router(routes), {one.name: one for one in stages}, resources or {}, ledger, lease, stats,
-        lambda: fenced.append(True),
+        ended.append,
     )  # fmt: skip
     made.committer.start()
     result = Bench(made, ledger, database, lease, stats)
+    result.ended = ended
     try:
         yield result
     finally:

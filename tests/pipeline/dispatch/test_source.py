@@ -530,3 +530,53 @@ async def test_a_long_lane_of_filtered_events_needs_no_deep_stack(tmp_path: Path
         gate.set()
         await pipe.settle(4000)
         assert pipe.outcomes == {"handled": 1, "filtered": 3999}
+
+
+async def test_a_runner_that_was_replaced_commits_nothing_and_ends(tmp_path: Path) -> None:
+    from pipeline.ledger.lease import Lease
+
+    async with bench(tmp_path, [stage("x", Recorder())]) as pipe:
+        held = await pipe.ledger.try_acquire(pipe.lease.key, "two")
+        assert not isinstance(held, Lease)
+        taken = await pipe.ledger.try_acquire(pipe.lease.key, "two", held)
+        assert isinstance(taken, Lease)
+        await pipe.feed(message(1))
+        await eventually(lambda: pipe.ended == [None])
+        assert pipe.stats.processed == 0
+        assert (await pipe.ledger.progress())[0].prefix == -1
+
+
+async def test_a_database_outage_fills_the_window_pauses_the_source_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = Recorder()
+    async with bench(tmp_path, [stage("x", seen)], window=10) as pipe:
+        commit, down = pipe.ledger.commit, True
+
+        async def commit_or_not(lease: Any, work: Any) -> Any:
+            if down:
+                raise Unavailable("database", "it is away")
+            return await commit(lease, work)
+
+        monkeypatch.setattr(pipe.ledger, "commit", commit_or_not)
+        await pipe.feed(*(message(offset) for offset in range(10)))
+        await eventually(lambda: {"database", "window"} <= set(pipe.source.window.paused))
+        assert pipe.stats.processed == 0
+        down = False
+        await pipe.settle(10)
+        assert pipe.source.window.paused == {}
+    assert seen.offsets == list(range(10))
+
+
+async def test_a_commit_that_fails_unexpectedly_ends_the_source_with_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bench(tmp_path, [stage("x", Recorder())]) as pipe:
+
+        async def broken(lease: Any, work: Any) -> None:
+            raise AssertionError("a bug")
+
+        monkeypatch.setattr(pipe.ledger, "commit", broken)
+        await pipe.feed(message(1))
+        await eventually(lambda: len(pipe.ended) == 1)
+        assert isinstance(pipe.ended[0], AssertionError)

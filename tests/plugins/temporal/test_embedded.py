@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from temporalio.client import WorkflowExecutionStatus
 
-from pipeline import Reject
+from pipeline import Reject, Unavailable
 from pipeline.errors import UserError
 from pipeline_plugins.temporal import TemporalResource, embedded
 from pipeline_plugins.temporal.options import TemporalOptions
@@ -199,6 +199,24 @@ async def test_a_server_that_ends_by_itself_is_started_again_on_the_same_port(
     assert "the embedded Temporal ended (exit code -9)" in caplog.text
 
 
+async def test_while_it_is_down_nothing_is_sent_to_a_stranger_on_its_port(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(embedded, "_RESTART_PAUSES", (3.0, 0.2))
+    async with running(database) as resource:
+        await begin(resource, "w")
+        port = server_of(database).port
+        os.kill(server_of(database).pid, signal.SIGKILL)
+        await eventually(lambda: "the embedded Temporal ended" in caplog.text)
+        async with running(tmp_path / "stranger.db", port=port):
+            with pytest.raises(Unavailable, match="not running"):
+                await resource.signal("w", "pause", request_id="1")
+            await eventually(lambda: "did not start" in caplog.text)
+            with pytest.raises(Unavailable, match="not running"):
+                await resource.signal("w", "pause", request_id="1")
+        await eventually(lambda: goes_through(resource, "w", "1"))
+
+
 async def test_a_restart_that_fails_is_tried_again(
     database: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -222,7 +240,7 @@ async def test_a_restart_that_fails_is_tried_again(
 async def test_a_program_that_cannot_be_run_is_named(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "find_program", lambda: "/dev/null")
     monkeypatch.setattr(embedded, "_ended_with_us", list)
-    with pytest.raises(UserError, match="can't be started: .*'/dev/null'"):
+    with pytest.raises(UserError, match=r"can't be started: .*'/dev/null'"):
         async with running(database):
             pass
 

@@ -1,0 +1,254 @@
+"""Writes the generated sections of the docs: configuration keys, options, hooks, commands, and what commands print.
+
+A section stands between two marks, and everything between them is replaced:
+
+    <!-- generated: table source -->
+    <!-- end of generated -->
+
+Run as ``python docs/generate.py``; with ``--check`` nothing is written, and the exit code is 1 where a page is stale.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+SECTION = re.compile(r"(<!-- generated: (?P<name>[^\n]*?) -->\n)(?P<text>.*?)(<!-- end of generated -->)", re.DOTALL)
+
+MODELS = {
+    "pipeline": "pipeline.config.models:PipelineTable",
+    "broker": "pipeline.config.models:BrokerTable",
+    "database": "pipeline.config.models:DatabaseTable",
+    "jobs": "pipeline.config.models:JobsTable",
+    "resource": "pipeline.config.models:ResourceTable",
+    "source": "pipeline.config.models:SourceTable",
+    "route": "pipeline.config.models:RouteTable",
+    "stage": "pipeline.config.models:StageTable",
+    "policy": "pipeline.config.models:Policy",
+    "retry": "pipeline.config.models:RetryPolicy",
+    "temporal": "pipeline_plugins.temporal.options:TemporalOptions",
+    "temporal-tls": "pipeline_plugins.temporal.options:TlsOptions",
+    "workflow-control": "pipeline_handlers.workflow_control:WorkflowControlOptions",
+    "audit": "pipeline_handlers.audit.options:AuditOptions",
+    "audit-row": "pipeline_handlers.audit.options:RowOptions",
+    "log": "pipeline_handlers.log:LogOptions",
+}
+"""The models whose keys have a table in the docs, by the name that the section gives."""
+
+HIDDEN = {("resource", "options"), ("stage", "options")}
+"""Fields that are no keys of the file: where the handler's or resource's own keys are gathered."""
+
+_UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+
+
+def table(name: str) -> str:
+    """The keys of one table: name, type, default and meaning."""
+    module, _, model_name = MODELS[name].partition(":")
+    model: type[BaseModel] = getattr(import_module(module), model_name)
+    schema = model.model_json_schema(by_alias=True)
+    required = schema.get("required", ())
+    rows = [("key", "type", "default", "meaning"), ("---",) * 4]
+    for field, described in schema["properties"].items():
+        if (name, field) in HIDDEN:
+            continue
+        default = "*required*" if field in required and name not in ("resource", "stage") else _default(described)
+        if field == "use" and name in ("resource", "stage"):
+            default = "the table's name"
+        rows.append((f"`{field}`", _type(described), default, described.get("description", "")))
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
+
+
+def hooks(_: str) -> str:
+    """Every hook: what it returns, and what it is for."""
+    from pipeline import hookspecs
+
+    rows = ["| hook | returns | for |", "| --- | --- | --- |"]
+    for name, hook in vars(hookspecs).items():
+        if name.startswith("pipeline_"):
+            returned = str(inspect.signature(hook).return_annotation)
+            rows.append(f"| `{name}()` | `{returned}` | {_plain(inspect.getdoc(hook) or '')} |")
+    return "\n".join(rows)
+
+
+def command(name: str) -> str:
+    """What ``pipeline NAME --help`` prints."""
+    return _run(shlex.split(name) + ["--help"], shown=f"pipeline {name} --help".replace("  ", " "))
+
+
+def output(arguments: str) -> str:
+    """What ``pipeline ARGUMENTS`` prints beside the sample `pipeline.toml`, in an empty folder."""
+    return _run(shlex.split(arguments), shown=f"pipeline {arguments}")
+
+
+def environment(name: str) -> str:
+    """The variables that supply a resource's options."""
+    from pipeline.plugins import load_plugins
+
+    resource = load_plugins().require_sound().catalog().resources[name]
+    rows = ["| option | variable |", "| --- | --- |"]
+    return "\n".join([*rows, *(f"| `{option}` | `{variable}` |" for option, variable in resource.environment.items())])
+
+
+def source(place: str) -> str:
+    """A file of the repository, whole."""
+    path = ROOT / place
+    language = {".py": "python", ".toml": "toml"}[path.suffix]
+    return f"```{language}\n{path.read_text().rstrip()}\n```"
+
+
+MAKERS: Mapping[str, Callable[[str], str]] = {
+    "table": table, "hooks": hooks, "command": command, "output": output, "environment": environment, "file": source,
+}  # fmt: skip
+"""The first word of a section's name, and what makes its text of the rest."""
+
+
+def refreshed(page: str) -> str:
+    """The page with every generated section made anew."""
+
+    def section(found: re.Match[str]) -> str:
+        kind, _, rest = found["name"].partition(" ")
+        return f"{found[1]}{MAKERS[kind](rest)}\n{found[4]}"
+
+    return SECTION.sub(section, page)
+
+
+def pages() -> Iterator[Path]:
+    """Every page that may hold generated sections."""
+    yield from sorted(DOCS.glob("*.md"))
+
+
+def main() -> int:
+    """Write the pages, or check them."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a page is stale")
+    check = parser.parse_args().check
+    stale = 0
+    for page in pages():
+        text = page.read_text()
+        fresh = refreshed(text)
+        if fresh == text:
+            continue
+        stale += 1
+        if not check:
+            page.write_text(fresh)
+        sys.stdout.write(f"{page.relative_to(ROOT)} {'is stale: run docs/generate.py' if check else 'was written'}\n")
+    return 1 if check and stale else 0
+
+
+def _type(schema: Mapping[str, Any]) -> str:
+    """A JSON Schema in the words of TOML."""
+    if "anyOf" in schema:
+        words = [_type(option) for option in schema["anyOf"] if option.get("type") != "null"]
+        if "duration" in words:
+            words = [word for word in words if word != "number"]
+        return " or ".join(dict.fromkeys(word for word in words if word))
+    if "$ref" in schema:
+        return "table"
+    if "enum" in schema:
+        return ", ".join(f'`"{value}"`' for value in schema["enum"])
+    if "const" in schema:
+        return f"`{str(schema['const']).lower()}`"
+    match schema.get("type"):
+        case "string":
+            return _text_type(schema)
+        case "array":
+            return f"list of {_plural(_type(schema.get('items', {})))}"
+        case "object":
+            return f"table of {_plural(_type(schema['additionalProperties']))}" if _is_map(schema) else "table"
+        case "integer":
+            return f"whole number{_range(schema)}"
+        case "number":
+            return f"number{_range(schema)}"
+        case "boolean":
+            return "true or false"
+    return "anything"
+
+
+def _text_type(schema: Mapping[str, Any]) -> str:
+    if "ms|s|m|h|d" in schema.get("pattern", ""):
+        return "duration"
+    return {"cel": "expression", "date-time": "time", "path": "path", "password": "secret"}.get(
+        schema.get("format", ""), "text"
+    )
+
+
+def _is_map(schema: Mapping[str, Any]) -> bool:
+    return isinstance(schema.get("additionalProperties"), dict) and bool(schema["additionalProperties"])
+
+
+def _plural(word: str) -> str:
+    return f"{word}s" if word != "anything" else word
+
+
+def _range(schema: Mapping[str, Any]) -> str:
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if low is None and high is None:
+        return ""
+    if high is None:
+        return f", {low:,} or more"
+    return f", {low:,} to {high:,}"
+
+
+def _default(schema: Mapping[str, Any]) -> str:
+    value = schema.get("default")
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, int | float) and "duration" in _type(schema):
+        return f'`"{_duration(value)}"`'
+    if isinstance(value, int | float):
+        return f"`{value}`"
+    if isinstance(value, str) and value:
+        return f'`"{value}"`'
+    if isinstance(value, list) and value:
+        return ", ".join(f'`"{item}"`' for item in value)
+    return ""
+
+
+def _duration(seconds: float) -> str:
+    """As people write it: ``24h`` rather than ``1d``."""
+    unit, size = next((unit, size) for unit, size in _UNITS if seconds >= size and seconds % size == 0)
+    number = seconds / size
+    return f"{number * 24:g}h" if (unit, number) == ("d", 1) else f"{number:g}{unit}"
+
+
+def _plain(text: str) -> str:
+    """A docstring as Markdown, in one line."""
+    return " ".join(text.replace("``", "`").split())
+
+
+def _run(arguments: list[str], *, shown: str) -> str:
+    """A command and what it prints, as a console block; its paths are those of a reader who has activated the venv."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(ROOT / "pipeline.toml", folder)
+        ran = subprocess.run(
+            [sys.executable, "-m", "pipeline", *arguments],
+            cwd=folder,
+            env={"PATH": os.environ.get("PATH", ""), "COLUMNS": "80", "LC_ALL": "C.UTF-8", "TZ": "UTC"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+    if ran.returncode not in (0, 1):
+        raise SystemExit(f"{shown}: exit code {ran.returncode}\n{ran.stdout}")
+    text = "\n".join(line.rstrip() for line in ran.stdout.rstrip().splitlines())
+    return f"```console\n$ {shown}\n{text}\n```"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
