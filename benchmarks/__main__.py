@@ -20,13 +20,17 @@ from benchmarks.servers import MissingServer, Servers
 
 EVENTS = 200_000
 ROUNDS = 7
+_NAMES = [comparison.name for comparison in COMPARISONS]
 _WIDTH = 132
 """Of the tables, where no terminal says how wide it is."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and print what was found; 2 where a server is missing or a program failed."""
-    given = _parser().parse_args(arguments)
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if unknown := [name for name in given.names if name not in _NAMES]:
+        parser.error(f"there is no benchmark {unknown[0]!r}: choose from {', '.join(_NAMES)}")
     chosen = [comparison for comparison in COMPARISONS if comparison.name in (given.names or [comparison.name])]
     settings = Settings(given.events, given.rounds, given.seed, given.under)
     console = Console() if sys.stdout.isatty() else Console(width=_WIDTH)
@@ -57,10 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks",
         description="Measure this project beside its peers, in turn, on the servers of `python -m tests.services`.",
     )
-    names = [comparison.name for comparison in COMPARISONS]
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", choices=[*names, []], help=f"{', '.join(names)}; all of them by default"
-    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(_NAMES)}; all of them by default")
     parser.add_argument(
         "--events", type=int, default=EVENTS, help="how many events the fast variants take (%(default)s)"
     )

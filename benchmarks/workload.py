@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import orjson
 from rstream import AMQPMessage, ConfirmationStatus, Producer
-from rstream._pyamqp.message import Properties
+from rstream._pyamqp.message import Properties  # type: ignore[attr-defined]  # rstream does not type its AMQP
 
 from benchmarks.servers import rstream_login
 from pipeline.connectors import Outgoing
@@ -47,9 +47,7 @@ def messages(numbers: range) -> list[AMQPMessage]:
     """The same events as rstream publishes them."""
     return [
         AMQPMessage(
-            properties=Properties(  # type: ignore[no-untyped-call]
-                message_id=f"event-{number}", subject=ROUTING_KEY, content_type="application/json"
-            ),
+            properties=Properties(message_id=f"event-{number}", subject=ROUTING_KEY, content_type="application/json"),
             body=body(number),
         )
         for number in numbers

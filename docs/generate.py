@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -63,13 +64,16 @@ def table(name: str) -> str:
     schema = model.model_json_schema(by_alias=True)
     required = schema.get("required", ())
     rows = [("key", "type", "default", "meaning"), ("---",) * 4]
-    for field, described in schema["properties"].items():
-        if (name, field) in HIDDEN:
+    for python_name, field in model.model_fields.items():
+        key = field.alias or python_name
+        if (name, key) in HIDDEN:
             continue
-        default = "*required*" if field in required and name not in ("resource", "stage") else _default(described)
-        if field == "use" and name in ("resource", "stage"):
-            default = "the table's name"
-        rows.append((f"`{field}`", _type(described), default, described.get("description", "")))
+        described = schema["properties"][key]
+        default = "*required*" if key in required else _default(field, described)
+        default = {("resource", "use"): "the table's name", ("stage", "use"): "the table's name"}.get(
+            (name, key), default
+        )
+        rows.append((f"`{key}`", _type(described), default, field.description or ""))
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
 
 
@@ -87,7 +91,7 @@ def hooks(_: str) -> str:
 
 def command(name: str) -> str:
     """What ``pipeline NAME --help`` prints."""
-    return _run(shlex.split(name) + ["--help"], shown=f"pipeline {name} --help".replace("  ", " "))
+    return _run([*shlex.split(name), "--help"], shown=f"pipeline {name} --help".replace("  ", " "))
 
 
 def output(arguments: str) -> str:
@@ -157,26 +161,21 @@ def _type(schema: Mapping[str, Any]) -> str:
         if "duration" in words:
             words = [word for word in words if word != "number"]
         return " or ".join(dict.fromkeys(word for word in words if word))
-    if "$ref" in schema:
-        return "table"
-    if "enum" in schema:
-        return ", ".join(f'`"{value}"`' for value in schema["enum"])
-    if "const" in schema:
-        return f"`{str(schema['const']).lower()}`"
-    match schema.get("type"):
-        case "string":
-            return _text_type(schema)
-        case "array":
-            return f"list of {_plural(_type(schema.get('items', {})))}"
-        case "object":
-            return f"table of {_plural(_type(schema['additionalProperties']))}" if _is_map(schema) else "table"
-        case "integer":
-            return f"whole number{_range(schema)}"
-        case "number":
-            return f"number{_range(schema)}"
-        case "boolean":
-            return "true or false"
-    return "anything"
+    values = schema.get("enum", [schema["const"]] if "const" in schema else [])
+    if values:
+        return ", ".join(f"`{_literal(value)}`" for value in values)
+    if "type" not in schema:
+        return "table" if "$ref" in schema else "anything"
+    return _NAMES[schema["type"]](schema)
+
+
+def _array_type(schema: Mapping[str, Any]) -> str:
+    return f"list of {_type(schema['items'])}s"
+
+
+def _table_type(schema: Mapping[str, Any]) -> str:
+    values = schema.get("additionalProperties")
+    return f"table of {_type(values)}s" if isinstance(values, dict) and values else "table"
 
 
 def _text_type(schema: Mapping[str, Any]) -> str:
@@ -185,14 +184,6 @@ def _text_type(schema: Mapping[str, Any]) -> str:
     return {"cel": "expression", "date-time": "time", "path": "path", "password": "secret"}.get(
         schema.get("format", ""), "text"
     )
-
-
-def _is_map(schema: Mapping[str, Any]) -> bool:
-    return isinstance(schema.get("additionalProperties"), dict) and bool(schema["additionalProperties"])
-
-
-def _plural(word: str) -> str:
-    return f"{word}s" if word != "anything" else word
 
 
 def _range(schema: Mapping[str, Any]) -> str:
@@ -204,19 +195,33 @@ def _range(schema: Mapping[str, Any]) -> str:
     return f", {low:,} to {high:,}"
 
 
-def _default(schema: Mapping[str, Any]) -> str:
-    value = schema.get("default")
+_NAMES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "string": _text_type,
+    "array": _array_type,
+    "object": _table_type,
+    "integer": lambda schema: f"whole number{_range(schema)}",
+    "number": lambda schema: f"number{_range(schema)}",
+    "boolean": lambda _: "true or false",
+}
+
+
+def _default(field: FieldInfo, schema: Mapping[str, Any]) -> str:
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, int | float) and not isinstance(value, bool) and "duration" in _type(schema):
+        value = _duration(value)
+    if value in (None, "", (), {}) or isinstance(value, BaseModel):
+        return ""
+    values = value if isinstance(value, tuple) else (value,)
+    return ", ".join(f"`{_literal(item)}`" for item in values)
+
+
+def _literal(value: Any) -> str:
+    """A value as TOML writes it."""
     if isinstance(value, bool):
-        return f"`{str(value).lower()}`"
-    if isinstance(value, int | float) and "duration" in _type(schema):
-        return f'`"{_duration(value)}"`'
-    if isinstance(value, int | float):
-        return f"`{value}`"
-    if isinstance(value, str) and value:
-        return f'`"{value}"`'
-    if isinstance(value, list) and value:
-        return ", ".join(f'`"{item}"`' for item in value)
-    return ""
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{_literal(name)} = {_literal(item)}' for name, item in value.items())} }}"
+    return str(value) if isinstance(value, int | float) else f'"{value}"'
 
 
 def _duration(seconds: float) -> str:
@@ -235,8 +240,8 @@ def _run(arguments: list[str], *, shown: str) -> str:
     """A command and what it prints, as a console block; its paths are those of a reader who has activated the venv."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(ROOT / "pipeline.toml", folder)
-        ran = subprocess.run(
-            [sys.executable, "-m", "pipeline", *arguments],
+        ran = subprocess.run(  # noqa: S603 - our own program
+            [Path(sys.executable).with_name("pipeline"), *arguments],
             cwd=folder,
             env={"PATH": os.environ.get("PATH", ""), "COLUMNS": "80", "LC_ALL": "C.UTF-8", "TZ": "UTC"},
             stdout=subprocess.PIPE,

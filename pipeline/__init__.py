@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pipeline.events import Event, Outcome
     from pipeline.handlers import Context, Delivery, Handler, Setup, handler
     from pipeline.hookspecs import hookimpl
+    from pipeline.ledger.units import Row
     from pipeline.resources import NoOptions, Resource
     from pipeline.runner import Pipeline
 
@@ -25,6 +26,7 @@ __all__ = [
     "Reject",
     "Resource",
     "Retry",
+    "Row",
     "Setup",
     "Skip",
     "Unavailable",
@@ -37,6 +39,7 @@ _HOMES = {
     "pipeline.events": ("Event", "Outcome"),
     "pipeline.handlers": ("Context", "Delivery", "Handler", "Setup", "handler"),
     "pipeline.hookspecs": ("hookimpl",),
+    "pipeline.ledger.units": ("Row",),
     "pipeline.resources": ("NoOptions", "Resource"),
     "pipeline.runner": ("Pipeline",),
 }

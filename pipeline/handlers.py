@@ -66,7 +66,8 @@ class Context:
     def add(self, row: Any) -> None:
         """Leave a SQLModel row, written in the transaction that records the event's outcome.
 
-        It is discarded when this try fails, so an event that is tried again leaves its rows once.
+        A ``Row(table, values)`` does the same, and spares a busy handler the making of the model's instance. What a
+        try has left is discarded when it fails, so an event that is tried again leaves its rows once.
         """
         self.rows.append(row)
 

@@ -61,7 +61,7 @@ async def _run(job: Job, key: tuple[str, ...]) -> Result:
         ledger,
         lease,
         stats,
-        lambda: None,
+        lambda error: None,
     )
     source.committer.start()
     try:

@@ -68,7 +68,9 @@ class Source:
         self.dependencies = Dependencies(resources, self._hold, self.window.release)
         self._journal = table.journal
         self._decoder = Decoder(name, table.stream, lease)
-        self._dedupe = Dedupe(ledger, table.group) if table.dedupe is not False else None
+        self._dedupe = (
+            Dedupe(ledger, table.group, self._hold, self.window.release) if table.dedupe is not False else None
+        )
         self._queues = {stage: StageQueue(made, self, self.dependencies) for stage, made in stages.items()}
         self._router = router
         self._lanes = {

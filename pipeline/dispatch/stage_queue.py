@@ -6,44 +6,23 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 from pipeline.dispatch.dependencies import Dependencies
+from pipeline.dispatch.failures import Failures, Stages, describe
 from pipeline.dispatch.flight import Flight
-from pipeline.errors import Reject, Retry, Skip, Unavailable
+from pipeline.errors import HandlerError, Reject, Unavailable
 from pipeline.handlers import Context, Delivery
-from pipeline.ledger.units import Dead
-from pipeline.policies.backoff import backoff
 from pipeline.policies.timeout import Timeout
 from pipeline.stages import Stage
 
-__all__ = ["StageQueue", "Stages"]
+__all__ = ["StageQueue"]
 
 _BATCHES_AT_ONCE = 4
 _TURN = 0.005
 """Seconds that a worker may run on without letting others have a turn."""
 _log = logging.getLogger("pipeline.dispatch")
-
-
-class Stages(Protocol):
-    """What a queue tells its source."""
-
-    group: str
-    failed: Callable[[BaseException | None], None]
-
-    def stage_done(self, flight: Flight) -> None:
-        """The flight's stage is done: on to the next."""
-
-    def stage_skipped(self, flight: Flight, reason: str) -> None:
-        """The flight's route ends as filtered."""
-
-    def stage_dead(self, flight: Flight, dead: Dead, error: BaseException) -> None:
-        """The flight's stage failed for good."""
-
-    def must_hold(self) -> bool:
-        """Whether this runner may no longer be the source's owner, so that nothing must be started."""
 
 
 class StageQueue:
@@ -62,7 +41,7 @@ class StageQueue:
         self._limit = _BATCHES_AT_ONCE if stage.takes_batches else stage.policy.concurrency
         self._timeout = Timeout(stage.policy.timeout)
         self._workers: set[asyncio.Task[None]] = set()
-        self._sleeping: dict[Flight, asyncio.TimerHandle] = {}
+        self._failures = Failures(stage, source, dependencies, self)
         self._resting: set[str] = set()
         self._looking = False
         self._closed = False
@@ -70,6 +49,10 @@ class StageQueue:
         self._work = self._work_batches if stage.takes_batches else self._work_singly
 
     # The queue
+
+    def put_back(self, flight: Flight) -> None:
+        """Take a flight back that has been taken out, as the first."""
+        self._ready.appendleft(flight)
 
     def put(self, flight: Flight) -> None:
         """Take a flight that is ready for this stage."""
@@ -114,9 +97,7 @@ class StageQueue:
         """Cancel every worker and timer."""
         self._closed = True
         self._timeout.close()
-        for handle in self._sleeping.values():
-            handle.cancel()
-        self._sleeping.clear()
+        self._failures.close()
         workers = list(self._workers)
         for worker in workers:
             worker.cancel()
@@ -165,9 +146,9 @@ class StageQueue:
                 if task.cancelling():
                     ready.appendleft(flight)
                     raise
-                await self._failed(flight, error)
+                await self._failures.judge(flight, error, self._meet)
             except Exception as error:  # noqa: BLE001 - a handler may raise anything
-                await self._failed(flight, error)
+                await self._failures.judge(flight, error, self._meet)
             else:
                 if context.rows or context.statements:
                     flight.keep(context.rows, context.statements)
@@ -209,7 +190,7 @@ class StageQueue:
                 deliveries.append(self._delivery(flight))
                 sound.append(flight)
             except Reject as error:
-                await self._failed(flight, error, meet)
+                await self._failures.judge(flight, error, meet)
         if not sound:
             return
         try:
@@ -219,11 +200,12 @@ class StageQueue:
                 self._ready.extendleft(reversed(sound))
                 raise
             errors = [error] * len(sound)
-        except Exception as error:  # noqa: BLE001 - a handler may raise anything
-            if len(sound) > 1 and not isinstance(error, (Unavailable, Retry, Reject, Skip)):
-                self._split(sound, error)
+        except Exception as raised:  # noqa: BLE001 - a handler may raise anything
+            cause = await self._failures.outage_behind(raised)
+            if len(sound) > 1 and not isinstance(cause, HandlerError):
+                self._split(sound, raised)
                 return
-            errors = [error] * len(sound)
+            errors = [cause] * len(sound)
         for flight, delivery, failure in zip(sound, deliveries, errors or [None] * len(sound), strict=True):
             if failure is None:
                 context = delivery.context
@@ -231,7 +213,7 @@ class StageQueue:
                 flight.keep(context.rows, context.statements)
                 self._source.stage_done(flight)
             else:
-                await self._failed(flight, failure, meet)
+                await self._failures.judge(flight, failure, meet)
 
     async def _call(self, deliveries: list[Delivery]) -> Any:
         handler = self.stage.handler
@@ -257,72 +239,11 @@ class StageQueue:
         """Run each of a failed batch on its own, so that only the one at fault uses up its tries."""
         _log.warning(
             "stage %s: a batch of %d failed (%s); running each of its events on its own",
-            self.stage.name, len(flights), _words(error), exc_info=error,
+            self.stage.name, len(flights), describe(error), exc_info=error,
         )  # fmt: skip
         for flight in flights:
             flight.alone = True
             self.put(flight)
 
-    # Failure
-
     def _meet(self, error: Unavailable) -> None:
         self._dependencies.report(error, self)
-
-    async def _failed(
-        self, flight: Flight, error: BaseException, meet: Callable[[Unavailable], None] | None = None
-    ) -> None:
-        if isinstance(error, Skip):
-            self._source.stage_skipped(flight, str(error))
-            return
-        if isinstance(error, Reject):
-            self._dead(flight, error.kind, error)
-            return
-        if isinstance(error, TimeoutError):
-            error = await self._outage_behind(error)
-        if isinstance(error, Unavailable):
-            self._ready.appendleft(flight)
-            (meet or self._meet)(error)
-            return
-        self._try_again(flight, error)
-
-    async def _outage_behind(self, error: BaseException) -> BaseException:
-        """A time-out is an outage where a resource of the handler does not answer its probe."""
-        for name in self.stage.resources:
-            reason = await self._dependencies.is_down(name)
-            if reason is not None:
-                return Unavailable(name, reason)
-        return error
-
-    def _try_again(self, flight: Flight, error: BaseException) -> None:
-        retry = self.stage.policy.retry
-        if flight.attempt >= retry.attempts:
-            self._dead(flight, type(error).__name__, error)
-            return
-        wait = error.after if isinstance(error, Retry) else None
-        if wait is None:
-            wait = backoff(flight.attempt, retry.backoff, retry.max_backoff, retry.jitter)
-        _log.warning(
-            "stage %s: %r failed at try %d of %d (%s); next try in %.1f s",
-            self.stage.name, flight.event, flight.attempt, retry.attempts, _words(error), wait,
-            exc_info=None if isinstance(error, Retry) else error,
-        )  # fmt: skip
-        flight.first_at = flight.first_at or datetime.now(UTC)
-        flight.attempt += 1
-        self._sleeping[flight] = self._loop.call_later(wait, self._awake, flight)
-
-    def _awake(self, flight: Flight) -> None:
-        del self._sleeping[flight]
-        self.put(flight)
-
-    def _dead(self, flight: Flight, kind: str, error: BaseException) -> None:
-        now = datetime.now(UTC)
-        reason = str(error) or _words(error)
-        _log.error(
-            "stage %s: %r is dead after %d tries (%s): %s", self.stage.name, flight.event, flight.attempt, kind, reason
-        )
-        dead = Dead(flight.route_name, self.stage.name, kind, reason, flight.attempt, flight.first_at or now, now)
-        self._source.stage_dead(flight, dead, error)
-
-
-def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -56,7 +56,7 @@ class Running:
 
     def __init__(self, command: str, shell: Shell) -> None:
         self.command = command
-        self._output = tempfile.TemporaryFile()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         self._process = subprocess.Popen(
             ["/bin/bash", "-c", f"exec {command}"], cwd=shell.folder, env=shell.environment, stdin=subprocess.DEVNULL,
             stdout=self._output, stderr=subprocess.STDOUT,

@@ -100,15 +100,14 @@ async def test_a_broker_that_was_killed_is_read_again_from_where_it_was(
 
 
 @pytest.mark.slow
-async def test_while_temporal_is_down_events_wait_and_no_attempt_is_used_up(
-    site: Site, workflows: Callable[[int], Awaitable[Workflows]], own_server: OwnServer
-) -> None:
+async def test_while_temporal_is_down_events_wait_and_no_attempt_is_used_up(site: Site, own_server: OwnServer) -> None:
     def start_durable_temporal(folder: Path) -> Temporal:
         return start_temporal(folder, durable=True)
 
     temporal = await asyncio.to_thread(own_server, start_durable_temporal)
-    site.temporal_address = temporal.address
-    running = await workflows(50)
+    site = replace(site, temporal_address=temporal.address)
+    running = Workflows(await Client.connect(temporal.address), [f"{site.stream}.{number}" for number in range(50)])
+    await running.start()
     one_try = "policy = { retry = { attempts = 1 } }"
     text = admin_pipeline(site.stream).replace("[stage.workflow-control]", f"[stage.workflow-control]\n{one_try}")
     await site.lay_out(text)

@@ -162,8 +162,8 @@ async def test_a_deleted_file_is_noticed_by_readers_and_publishers(path: Path, c
 async def test_a_replaced_file_is_noticed(path: Path, connector: EmbeddedConnector) -> None:
     waiting = asyncio.ensure_future(anext(connector.read("s", Start("first"), name="test")))
     await asyncio.sleep(0.05)
-    path.unlink()
-    path.touch()
+    path.with_name("other").touch()
+    path.with_name("other").replace(path)
 
     with pytest.raises(Unavailable, match="was replaced"):
         await asyncio.wait_for(waiting, 5)

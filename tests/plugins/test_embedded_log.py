@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.connectors import Outgoing, Start, StreamBounds
+from pipeline.connectors import BrokerRefused, Outgoing, Start, StreamBounds
 from pipeline.errors import Unavailable
 from pipeline_plugins.embedded import EmbeddedConnector
 from pipeline_plugins.embedded.file import pragma
@@ -246,3 +246,18 @@ async def test_what_this_process_publishes_wakes_its_readers_at_once(
     await connector.publish("s", [event(1)])
 
     assert len(await asyncio.wait_for(reading, 5)) == 1
+
+
+async def test_a_stream_that_is_created_anew_while_it_is_read_is_not_taken_for_the_old_one(
+    connector: EmbeddedConnector, path: Path
+) -> None:
+    await connector.publish("s", [event(number) for number in range(3)])
+    batches = connector.read("s", Start("first"), name="test")
+    await anext(batches)
+    with closing(Log(path, durable=False)) as log:
+        log.delete("s")
+    await connector.create_stream("s")
+    await connector.publish("s", [event(number) for number in range(10)])
+
+    with pytest.raises(BrokerRefused, match="was deleted"):
+        await anext(batches)

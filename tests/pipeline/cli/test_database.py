@@ -6,6 +6,7 @@ import asyncio
 import base64
 import os
 import socket
+import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from pipeline.events import Outcome
 from pipeline.ledger.database import Database
 from pipeline.ledger.tables import DeadLetter, Instance
 from pipeline.stats import InstanceStats, SourceStats
-from tests.pipeline.cli.support import HELLO, process, run, write
+from tests.pipeline.cli.support import HELLO, PROGRAM, run, write
 
 NOW = datetime(2026, 3, 1, 12, 30, 15, 999, tzinfo=UTC)
 URL = "sqlite:///.pipeline/pipeline.db"
@@ -144,8 +145,8 @@ def test_a_body_that_is_no_text_is_shown_in_hex_and_given_as_base64() -> None:
 def test_raw_writes_the_bytes_and_nothing_else() -> None:
     body = bytes(range(256))
     insert(letter(body=body))
-    done = process("dead-letters", "show", "1", "--raw", text=False)
-    assert (done.returncode, done.stdout) == (0, body)
+    done = subprocess.run([*PROGRAM, "dead-letters", "show", "1", "--raw"], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, body, b"")
 
 
 @pytest.mark.usefixtures("database")
@@ -212,8 +213,7 @@ def test_no_sign_of_life_exits_1() -> None:
 
 @pytest.mark.usefixtures("database")
 def test_a_runner_that_is_not_healthy_exits_1() -> None:
-    sick = instance()
-    insert(sick.model_copy(update={"stats": sick.stats | {"is_healthy": False}}))
+    insert(instance(stats=instance().stats | {"is_healthy": False}))
     done = run("stats")
     assert done.code == 1
     assert "NOT healthy" in done.out

@@ -27,6 +27,8 @@ def published(stream: str) -> list[Message]:
         await connector.connect()
         try:
             last = (await connector.bounds(stream)).last
+            if last is None:
+                return []
             found: list[Message] = []
             async for batch in connector.read(stream, Start("first"), name="test"):
                 found += batch

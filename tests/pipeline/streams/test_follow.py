@@ -92,6 +92,20 @@ async def test_a_stream_that_is_missing_at_the_start_is_an_error(
         await asyncio.wait_for(follower.task, 5)
 
 
+async def test_a_missing_stream_is_noticed_also_where_reading_it_would_wait_for_ever(store: MemoryStore) -> None:
+    class Patient(MemoryConnector):
+        async def read(self, *args: Any, **kwargs: Any) -> AsyncIterator[MessageBatch]:
+            await asyncio.Event().wait()
+            yield []
+
+    store.delete("s")
+    follower = Follower(Patient("memory://x", store))
+
+    with pytest.raises(BrokerRefused, match="'s'"):
+        await asyncio.wait_for(follower.task, 5)
+    assert follower.states == []
+
+
 async def test_a_stream_that_is_missing_when_the_broker_first_answers_is_an_error(
     store: MemoryStore, connector: MemoryConnector
 ) -> None:

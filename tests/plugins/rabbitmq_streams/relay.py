@@ -15,6 +15,7 @@ class Relay:
         url: The server's URL, by way of the relay.
         accepted: How many connections were made through it.
         swallowing: Whether what either side says is dropped, as by a broken network: nobody is told.
+        swallowed: How many bytes were.
     """
 
     def __init__(self, url: str) -> None:
@@ -22,6 +23,7 @@ class Relay:
         self.url = ""
         self.accepted = 0
         self.swallowing = False
+        self.swallowed = 0
         self._connections: set[asyncio.Task[None]] = set()
 
     @property
@@ -57,7 +59,9 @@ class Relay:
 
     async def _copy(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         while data := await source.read(1 << 18):
-            if not self.swallowing:
+            if self.swallowing:
+                self.swallowed += len(data)
+            else:
                 target.write(data)
                 await target.drain()
 

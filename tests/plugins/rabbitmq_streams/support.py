@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import NoReturn, cast
 
 import aio_pika
+from rstream import schema
 
 from pipeline.connectors import Message, MessageBatch, Outgoing, Start
 from pipeline_plugins.rabbitmq_streams import RabbitMQStreamsConnector
+from pipeline_plugins.rabbitmq_streams.frames import Text
+from pipeline_plugins.rabbitmq_streams.link import Link
 
 PATIENCE = 30.0
 """Seconds after which what has not happened never will."""
@@ -36,6 +39,12 @@ def batches(
 async def following(reader: AsyncGenerator[MessageBatch, None]) -> MessageBatch:
     """The reader's next batch."""
     return await asyncio.wait_for(anext(reader), PATIENCE)
+
+
+async def read_on(reader: AsyncGenerator[MessageBatch, None], messages: list[Message]) -> NoReturn:
+    """Add all that the reader still gives; ends with what ends the reader."""
+    while True:
+        messages += await following(reader)
 
 
 async def read(connector: RabbitMQStreamsConnector, stream: str, count: int, start: Start = FIRST) -> list[Message]:
@@ -77,6 +86,8 @@ async def channel(amqp_url: str) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
         yield await connection.channel()
 
 
-async def delete(amqp_url: str, stream: str) -> None:
-    async with channel(amqp_url) as amqp:
-        await amqp.queue_delete(stream)
+async def delete(connector: RabbitMQStreamsConnector, stream: str) -> None:
+    """Delete the stream; AMQP clients could not, where its name is not ASCII."""
+    link = await Link.open(connector.address, "test")
+    await link.request(schema.Delete, stream=Text(stream))
+    await link.close()

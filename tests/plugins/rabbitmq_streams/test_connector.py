@@ -36,10 +36,10 @@ async def connector(rabbitmq: RabbitMQ) -> AsyncIterator[RabbitMQStreamsConnecto
 
 
 @pytest.fixture
-async def stream(connector: RabbitMQStreamsConnector, stream_name: str, rabbitmq: RabbitMQ) -> AsyncIterator[str]:
+async def stream(connector: RabbitMQStreamsConnector, stream_name: str) -> AsyncIterator[str]:
     await connector.create_stream(stream_name)
     yield stream_name
-    await delete(rabbitmq.amqp_url, stream_name)
+    await delete(connector, stream_name)
 
 
 def test_registering_the_connector_imports_no_client_library() -> None:
@@ -127,7 +127,7 @@ async def test_a_stream_with_other_arguments_is_left_as_it_is(
         await amqp.declare_queue(stream_name, durable=True, arguments=arguments)
         await connector.create_stream(stream_name)
         await amqp.declare_queue(stream_name, durable=True, arguments=arguments)  # would fail with others
-    await delete(rabbitmq.amqp_url, stream_name)
+    await delete(connector, stream_name)
 
 
 async def test_a_queue_that_is_no_stream_is_refused(
@@ -142,19 +142,18 @@ async def test_a_queue_that_is_no_stream_is_refused(
             await amqp.queue_delete(stream_name)
 
 
-async def test_names_may_hold_any_letters(connector: RabbitMQStreamsConnector, rabbitmq: RabbitMQ) -> None:
-    stream, group = "test.größe.🙂", "gruppe-ü"
+async def test_names_may_hold_any_letters(connector: RabbitMQStreamsConnector, stream_name: str) -> None:
+    stream, group = f"{stream_name}.größe.🙂", "gruppe-ü"
     await connector.create_stream(stream)
     try:
         await connector.publish(stream, events(1, 3))
-        reader = connector.read(stream, Start("first"), name="leser-ü")
-        assert ids(await anext(reader)) == [1, 2, 3]
+        assert ids(await read(connector, stream, 3)) == [1, 2, 3]
         await connector.store_offset(stream, group, 2)
         async with asyncio.timeout(20):
             while await connector.stored_offset(stream, group) != 2:
                 await asyncio.sleep(0.02)
     finally:
-        await delete(rabbitmq.amqp_url, stream)
+        await delete(connector, stream)
 
 
 @pytest.mark.parametrize("name", ["", "g" * 256, "\udc80"])
@@ -270,7 +269,7 @@ async def test_messages_wait_for_no_others(connector: RabbitMQStreamsConnector, 
 
 
 async def test_readers_and_publishers_keep_to_their_own_streams(
-    connector: RabbitMQStreamsConnector, stream: str, rabbitmq: RabbitMQ
+    connector: RabbitMQStreamsConnector, stream: str
 ) -> None:
     other = f"{stream}.other"
     await connector.create_stream(other)
@@ -279,7 +278,7 @@ async def test_readers_and_publishers_keep_to_their_own_streams(
         assert ids(await read(connector, stream, 50)) == list(range(1, 51))
         assert ids(await read(connector, other, 50)) == list(range(51, 101))
     finally:
-        await delete(rabbitmq.amqp_url, other)
+        await delete(connector, other)
 
 
 # Publishing.

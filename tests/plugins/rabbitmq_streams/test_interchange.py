@@ -16,7 +16,7 @@ from rstream._pyamqp.message import Properties  # rstream has no public name for
 from pipeline.connectors import Outgoing
 from pipeline_plugins.rabbitmq_streams import RabbitMQStreamsConnector
 from tests.conftest import RabbitMQ
-from tests.plugins.rabbitmq_streams.support import channel, connected, ids, read
+from tests.plugins.rabbitmq_streams.support import channel, connected, delete, ids, read
 
 
 @pytest.fixture
@@ -26,11 +26,10 @@ async def connector(rabbitmq: RabbitMQ) -> AsyncIterator[RabbitMQStreamsConnecto
 
 
 @pytest.fixture
-async def stream(connector: RabbitMQStreamsConnector, stream_name: str, rabbitmq: RabbitMQ) -> AsyncIterator[str]:
+async def stream(connector: RabbitMQStreamsConnector, stream_name: str) -> AsyncIterator[str]:
     await connector.create_stream(stream_name)
     yield stream_name
-    async with channel(rabbitmq.amqp_url) as amqp:
-        await amqp.queue_delete(stream_name)
+    await delete(connector, stream_name)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from tests.plugins.rabbitmq_streams.support import (
     following,
     ids,
     read,
+    read_on,
 )
 from tests.services.rabbitmq import RabbitMQ as Server
 from tests.services.rabbitmq import start_rabbitmq
@@ -42,10 +43,10 @@ async def connector(relay: Relay) -> AsyncIterator[RabbitMQStreamsConnector]:
 
 
 @pytest.fixture
-async def stream(connector: RabbitMQStreamsConnector, stream_name: str, rabbitmq: RabbitMQ) -> AsyncIterator[str]:
+async def stream(connector: RabbitMQStreamsConnector, stream_name: str) -> AsyncIterator[str]:
     await connector.create_stream(stream_name)
     yield stream_name
-    await delete(rabbitmq.amqp_url, stream_name)
+    await delete(connector, stream_name)
 
 
 async def test_the_address_that_the_node_advertises_is_not_used_on_a_single_node(
@@ -61,26 +62,28 @@ async def test_the_address_that_the_node_advertises_is_not_used_on_a_single_node
 async def test_reading_after_a_loss_repeats_and_misses_nothing(
     relay: Relay, connector: RabbitMQStreamsConnector, stream: str
 ) -> None:
-    await connector.publish(stream, events(1, 20_000))
+    count = 12_000
+    for first in range(1, count, 1000):
+        await connector.publish(stream, events(first, first + 999, bytes(2000)))  # far more than is read ahead
     read_ids: list[int] = []
     start = Start("first")
     losses = 0
-    while len(read_ids) < 20_000:
+    while len(read_ids) < count:
         reader = batches(connector, stream, start, max_batch=300)
         try:
-            while len(read_ids) < 20_000:
+            while len(read_ids) < count:
                 batch = await following(reader)
                 read_ids += ids(batch)
                 start = Start("offset", batch[-1].offset + 1)
-                if len(read_ids) // 4000 > losses:
+                if len(read_ids) // 1500 > losses:
                     await relay.cut()
         except Unavailable:
             losses += 1
         finally:
             await reader.aclose()
 
-    assert losses >= 4
-    assert read_ids == list(range(1, 20_001))
+    assert losses >= 3
+    assert read_ids == list(range(1, count + 1))
 
 
 async def test_what_came_before_a_loss_is_still_delivered(
@@ -91,8 +94,7 @@ async def test_what_came_before_a_loss_is_still_delivered(
     found = await following(reader)
     await relay.cut()
     with pytest.raises(Unavailable):
-        while True:
-            found += await following(reader)
+        await read_on(reader, found)
     assert ids(found) == list(range(1, len(found) + 1))
     assert len(found) > 10
 
@@ -100,17 +102,17 @@ async def test_what_came_before_a_loss_is_still_delivered(
 async def test_a_network_that_swallows_everything_is_noticed(
     relay: Relay, connector: RabbitMQStreamsConnector, stream: str
 ) -> None:
+    await connector.publish(stream, events(1, 1))
     reader = batches(connector, stream)
-    waiting = asyncio.ensure_future(anext(reader))
-    await eventually(lambda: relay.open == 2, "the reader is connected")
-    await asyncio.sleep(0.1)
+    await following(reader)
     relay.swallowing = True
     began = time.monotonic()
     with pytest.raises(Unavailable, match=r"nothing was heard for 2\.5 seconds"):
-        await asyncio.wait_for(waiting, PATIENCE)
+        await following(reader)
     assert time.monotonic() - began < 5
     await reader.aclose()
     await eventually(lambda: relay.open == 0, "every connection is given up")
+    relay.swallowing = False
 
 
 async def test_an_idle_stream_is_not_taken_for_a_dead_one(
@@ -121,7 +123,7 @@ async def test_an_idle_stream_is_not_taken_for_a_dead_one(
     await asyncio.sleep(4)  # longer than the heartbeats may be missed
     await connector.publish(stream, events(1, 1))
     assert ids(await asyncio.wait_for(waiting, PATIENCE)) == [1]
-    assert relay.accepted == 3
+    assert relay.accepted == 3  # none was made again
     await reader.aclose()
 
 
@@ -144,7 +146,7 @@ async def test_a_publish_whose_connection_breaks_is_unavailable(
     await connector.publish(stream, events(1, 1))
     relay.swallowing = True
     publishing = [asyncio.ensure_future(connector.publish(stream, events(n, n))) for n in (2, 3)]
-    await asyncio.sleep(0.1)
+    await eventually(lambda: relay.swallowed > 100, "both are on their way")
     await relay.cut()
     relay.swallowing = False
     for outcome in await asyncio.gather(*publishing, return_exceptions=True):
@@ -164,24 +166,24 @@ async def test_a_probe_fails_while_nothing_answers_and_then_recovers(
 
 
 async def test_deleting_a_stream_refuses_its_reader_after_what_it_held(
-    connector: RabbitMQStreamsConnector, stream_name: str, rabbitmq: RabbitMQ
+    connector: RabbitMQStreamsConnector, stream_name: str
 ) -> None:
     await connector.create_stream(stream_name)
     await connector.publish(stream_name, events(1, 40))
     reader = batches(connector, stream_name, max_batch=10)
     found = await following(reader)
-    await delete(rabbitmq.amqp_url, stream_name)
+    await delete(connector, stream_name)
     with pytest.raises(BrokerRefused, match=f"no stream '{stream_name}'.*x-queue-type"):
-        while True:
-            found += await following(reader)
-    assert ids(found)[:40] == list(range(1, len(found) + 1))
+        await read_on(reader, found)
+    assert ids(found) == list(range(1, len(found) + 1))
+    assert len(found) > 10
 
 
 async def test_publishing_goes_on_after_the_stream_was_deleted_and_created_again(
-    connector: RabbitMQStreamsConnector, stream: str, rabbitmq: RabbitMQ
+    connector: RabbitMQStreamsConnector, stream: str
 ) -> None:
     await connector.publish(stream, events(1, 1))
-    await delete(rabbitmq.amqp_url, stream)
+    await delete(connector, stream)
     with pytest.raises((BrokerRefused, Unavailable)):
         await connector.publish(stream, events(2, 2))
     with pytest.raises(BrokerRefused, match="no stream"):
@@ -201,10 +203,10 @@ async def test_a_broker_that_is_killed_and_restarted_is_read_on_from_the_next_of
         await connector.publish(stream_name, events(1, 1000))
         reader = batches(connector, stream_name)
         found = await following(reader)
+        await asyncio.sleep(4)  # RabbitMQ 4.0 never recovers a stream that is hardly a second old when it is killed
         await asyncio.to_thread(server.kill)
         with pytest.raises(Unavailable):
-            while True:
-                found += await following(reader)
+            await read_on(reader, found)
         with pytest.raises(Unavailable):
             await connector.probe()
 
@@ -232,13 +234,12 @@ async def test_a_broker_that_hangs_is_noticed(
     server = await asyncio.to_thread(own_server, start_rabbitmq)
     async with connected(f"{server.stream_url}?heartbeat=1") as connector:
         await connector.create_stream(stream_name)
+        await connector.publish(stream_name, events(1, 1))
         reader = batches(connector, stream_name)
-        waiting = asyncio.ensure_future(anext(reader))
-        await asyncio.sleep(0.5)
+        await following(reader)
         server.pause()
         try:
             with pytest.raises(Unavailable, match="nothing was heard"):
-                await asyncio.wait_for(waiting, PATIENCE)
-            await reader.aclose()
+                await following(reader)
         finally:
             server.resume()

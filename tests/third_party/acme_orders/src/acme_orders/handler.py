@@ -1,6 +1,6 @@
 """The handler acme-orders: keeps each order as a row, its amount in one currency."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlmodel import col, update
@@ -32,7 +32,7 @@ class OrdersOptions(BaseModel):
 class OrdersHandler(Handler[OrdersOptions]):
     name = "acme-orders"
     Options = OrdersOptions
-    models = {"order.placed": OrderPlaced, "order.cancelled": OrderCancelled}
+    models: ClassVar = {"order.placed": OrderPlaced, "order.cancelled": OrderCancelled}
     resources = ("acme-rates",)
 
     async def start(self, setup: Setup) -> None:

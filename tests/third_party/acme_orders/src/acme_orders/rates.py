@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,7 +20,7 @@ class RatesOptions(BaseModel):
 class Rates(Resource[RatesOptions]):
     name = "acme-rates"
     Options = RatesOptions
-    environment = {"file": "ACME_RATES"}
+    environment: ClassVar = {"file": "ACME_RATES"}
 
     async def rate(self, currency: str, wanted: str) -> float:
         """How much of one currency another one is worth."""

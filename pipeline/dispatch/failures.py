@@ -1,0 +1,125 @@
+"""Failures: what a failed try means for its event: filtered, dead, another try, or a wait for a dependency."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Protocol
+
+from pipeline.dispatch.dependencies import Dependencies
+from pipeline.dispatch.flight import Flight
+from pipeline.errors import Reject, Retry, Skip, Unavailable
+from pipeline.ledger.units import Dead
+from pipeline.policies.backoff import backoff
+from pipeline.stages import Stage
+
+if TYPE_CHECKING:
+    from pipeline.dispatch.stage_queue import StageQueue
+
+__all__ = ["Failures", "Stages", "describe"]
+
+_log = logging.getLogger("pipeline.dispatch")
+
+
+class Stages(Protocol):
+    """What a queue tells its source."""
+
+    group: str
+    failed: Callable[[BaseException | None], None]
+
+    def stage_done(self, flight: Flight) -> None:
+        """The flight's stage is done: on to the next."""
+
+    def stage_skipped(self, flight: Flight, reason: str) -> None:
+        """The flight's route ends as filtered."""
+
+    def stage_dead(self, flight: Flight, dead: Dead, error: BaseException) -> None:
+        """The flight's stage failed for good."""
+
+    def must_hold(self) -> bool:
+        """Whether this runner may no longer be the source's owner, so that nothing must be started."""
+
+
+class Failures:
+    """Judges the failed tries of one stage.
+
+    Args:
+        stage: The stage.
+        source: Hears of what is skipped or dead.
+        dependencies: Knows what is down.
+        queue: Gets the flights back that are tried again.
+    """
+
+    def __init__(self, stage: Stage, source: Stages, dependencies: Dependencies, queue: StageQueue) -> None:
+        self._stage = stage
+        self._source = source
+        self._dependencies = dependencies
+        self._queue = queue
+        self._sleeping: dict[Flight, asyncio.TimerHandle] = {}
+
+    async def judge(self, flight: Flight, error: BaseException, meet: Callable[[Unavailable], None]) -> None:
+        """Decide what becomes of a flight; `meet` hears of an outage."""
+        if isinstance(error, Skip):
+            self._source.stage_skipped(flight, str(error))
+            return
+        if isinstance(error, Reject):
+            self._dead(flight, error.kind, error)
+            return
+        error = await self.outage_behind(error)
+        if isinstance(error, Unavailable):
+            self._queue.put_back(flight)
+            meet(error)
+            return
+        self._try_again(flight, error)
+
+    async def outage_behind(self, error: BaseException) -> BaseException:
+        """The error itself; for a time-out the outage, where a resource of the handler does not answer its probe."""
+        if isinstance(error, TimeoutError):
+            for name in self._stage.resources:
+                reason = await self._dependencies.is_down(name)
+                if reason is not None:
+                    return Unavailable(name, reason)
+        return error
+
+    def _try_again(self, flight: Flight, error: BaseException) -> None:
+        retry = self._stage.policy.retry
+        if flight.attempt >= retry.attempts:
+            self._dead(flight, type(error).__name__, error)
+            return
+        wait = error.after if isinstance(error, Retry) else None
+        if wait is None:
+            wait = backoff(flight.attempt, retry.backoff, retry.max_backoff, retry.jitter)
+        _log.warning(
+            "stage %s: %r failed at try %d of %d (%s); next try in %.1f s",
+            self._stage.name, flight.event, flight.attempt, retry.attempts, describe(error), wait,
+            exc_info=None if isinstance(error, Retry) else error,
+        )  # fmt: skip
+        flight.first_at = flight.first_at or datetime.now(UTC)
+        flight.attempt += 1
+        self._sleeping[flight] = asyncio.get_running_loop().call_later(wait, self._awake, flight)
+
+    def _awake(self, flight: Flight) -> None:
+        del self._sleeping[flight]
+        self._queue.put(flight)
+
+    def _dead(self, flight: Flight, kind: str, error: BaseException) -> None:
+        now = datetime.now(UTC)
+        reason = str(error) or describe(error)
+        _log.error(
+            "stage %s: %r is dead after %d tries (%s): %s", self._stage.name, flight.event, flight.attempt, kind, reason
+        )
+        dead = Dead(flight.route_name, self._stage.name, kind, reason, flight.attempt, flight.first_at or now, now)
+        self._source.stage_dead(flight, dead, error)
+
+    def close(self) -> None:
+        """Stop waiting; what waits will be delivered again."""
+        for handle in self._sleeping.values():
+            handle.cancel()
+        self._sleeping.clear()
+
+
+def describe(error: BaseException) -> str:
+    """An error's class and message."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
