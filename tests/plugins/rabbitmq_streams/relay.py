@@ -14,7 +14,7 @@ class Relay:
     Attributes:
         url: The server's URL, by way of the relay.
         accepted: How many connections were made through it.
-        swallowing: Whether what either side says is dropped, as by a broken network: nobody is told.
+        swallowing: Whether what either side says is dropped, as by a broken network, its farewell included.
         swallowed: How many bytes were.
     """
 
@@ -64,6 +64,8 @@ class Relay:
             else:
                 target.write(data)
                 await target.drain()
+        while self.swallowing:
+            await asyncio.sleep(0.02)
 
 
 @asynccontextmanager

@@ -8,9 +8,10 @@ import sys
 from collections.abc import AsyncIterator
 from urllib.parse import quote, urlsplit
 
+import aio_pika
 import pytest
 
-from pipeline.connectors import BrokerRefused, Start, StreamBounds
+from pipeline.connectors import BrokerRefused, Message, Start, StreamBounds
 from pipeline.errors import Unavailable
 from pipeline_plugins.rabbitmq_streams import RabbitMQStreamsConnector
 from pipeline_plugins.rabbitmq_streams.cluster import subscribe
@@ -122,7 +123,7 @@ async def test_a_missing_stream_is_refused_with_how_to_create_it(connector: Rabb
 async def test_a_stream_with_other_arguments_is_left_as_it_is(
     connector: RabbitMQStreamsConnector, stream_name: str, rabbitmq: RabbitMQ
 ) -> None:
-    arguments = {"x-queue-type": "stream", "x-max-length-bytes": 5_000_000}
+    arguments: aio_pika.abc.Arguments = {"x-queue-type": "stream", "x-max-length-bytes": 5_000_000}
     async with channel(rabbitmq.amqp_url) as amqp:
         await amqp.declare_queue(stream_name, durable=True, arguments=arguments)
         await connector.create_stream(stream_name)
@@ -249,7 +250,7 @@ async def test_a_reader_that_is_slow_holds_a_bounded_number_of_bytes(
         await connector.publish(stream, events(number, number + 4, body))
     subscription = await subscribe(connector.address, "test", stream, Start("first"))
     try:
-        found = []
+        found: list[Message] = []
         while len(found) < 400:
             found += await subscription.batch(2)
             await asyncio.sleep(0)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import aio_pika
 import pytest
 import rstream
-from rstream._pyamqp.message import Properties  # rstream has no public name for it
+from rstream._pyamqp.message import Properties  # type: ignore[attr-defined]  # rstream has no public name for it
 
 from pipeline.connectors import Outgoing
 from pipeline_plugins.rabbitmq_streams import RabbitMQStreamsConnector

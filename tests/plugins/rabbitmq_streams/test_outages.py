@@ -111,8 +111,8 @@ async def test_a_network_that_swallows_everything_is_noticed(
         await following(reader)
     assert time.monotonic() - began < 5
     await reader.aclose()
-    await eventually(lambda: relay.open == 0, "every connection is given up")
     relay.swallowing = False
+    await eventually(lambda: relay.open == 0, "every connection is given up")
 
 
 async def test_an_idle_stream_is_not_taken_for_a_dead_one(
