@@ -29,6 +29,7 @@ from pydantic.fields import FieldInfo
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
+EXAMPLE = ROOT / "tests" / "third_party" / "acme_orders"
 SECTION = re.compile(r"(<!-- generated: (?P<name>[^\n]*?) -->\n)(?P<text>.*?)(<!-- end of generated -->)", re.DOTALL)
 
 MODELS = {
@@ -89,6 +90,20 @@ def hooks(_: str) -> str:
     return "\n".join(rows)
 
 
+def methods(place: str) -> str:
+    """The public methods of a contract's class, and what each promises."""
+    module, _, name = place.partition(":")
+    contract = getattr(import_module(module), name)
+    rows = ["| method | what it does |", "| --- | --- |"]
+    for method, function in vars(contract).items():
+        if method.startswith("_") or not inspect.isroutine(getattr(contract, method)):
+            continue
+        summary = (inspect.getdoc(getattr(contract, method)) or "").partition("\n\n")[0]
+        must = " *required*" if getattr(function, "__isabstractmethod__", False) else ""
+        rows.append(f"| `{method}`{must} | {_plain(summary)} |")
+    return "\n".join(rows)
+
+
 def command(name: str) -> str:
     """What ``pipeline NAME --help`` prints."""
     return _run([*shlex.split(name), "--help"], shown=f"pipeline {name} --help".replace("  ", " "))
@@ -108,15 +123,16 @@ def environment(name: str) -> str:
     return "\n".join([*rows, *(f"| `{option}` | `{variable}` |" for option, variable in resource.environment.items())])
 
 
-def source(place: str) -> str:
-    """A file of the repository, whole."""
-    path = ROOT / place
+def file(place: str) -> str:
+    """A file of the example plugin, whole, named as it is called there."""
+    path = EXAMPLE / place
     language = {".py": "python", ".toml": "toml"}[path.suffix]
-    return f"```{language}\n{path.read_text().rstrip()}\n```"
+    return f"```{language} {place}\n{path.read_text().rstrip()}\n```"
 
 
 MAKERS: Mapping[str, Callable[[str], str]] = {
-    "table": table, "hooks": hooks, "command": command, "output": output, "environment": environment, "file": source,
+    "table": table, "hooks": hooks, "methods": methods, "command": command, "output": output,
+    "environment": environment, "file": file,
 }  # fmt: skip
 """The first word of a section's name, and what makes its text of the rest."""
 
@@ -126,7 +142,7 @@ def refreshed(page: str) -> str:
 
     def section(found: re.Match[str]) -> str:
         kind, _, rest = found["name"].partition(" ")
-        return f"{found[1]}{MAKERS[kind](rest)}\n{found[4]}"
+        return f"{found[1]}\n{MAKERS[kind](rest)}\n\n{found[4]}"
 
     return SECTION.sub(section, page)
 

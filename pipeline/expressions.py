@@ -222,7 +222,7 @@ def _named(variables: Mapping[str, Any], name: str) -> tuple[Any, str]:
 def _field(variables: Mapping[str, Any], root: str, fields: tuple[str, ...]) -> tuple[Any, str]:
     value = variables.get(root)
     for name in fields:
-        if not isinstance(value, Mapping):
+        if type(value) is not dict and not isinstance(value, Mapping):  # the second question is the dearer one
             return None, "a field was asked of what is no object"
         if name not in value:
             return None, f"there is no field {name!r}"

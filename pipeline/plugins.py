@@ -233,7 +233,7 @@ def _line_in(path: Path, error: BaseException) -> str:
         return f" ({path}:{error.lineno})"
     line, trace = None, error.__traceback__
     while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
+        if Path(trace.tb_frame.f_code.co_filename).resolve() == path.resolve():
             line = trace.tb_lineno
         trace = trace.tb_next
     return f" ({path}:{line})" if line else ""

@@ -11,6 +11,7 @@ from rich.console import Console
 from benchmarks.__main__ import main
 from benchmarks.job import Job, Result
 from benchmarks.meter import Meter, percentiles
+from benchmarks.parts import shares
 from benchmarks.plan import COMPARISONS, Comparison, Target, Variant
 from benchmarks.report import as_json, print_report, verdicts
 from benchmarks.rounds import ProgramFailed, Settings, run
@@ -20,8 +21,6 @@ from tests.conftest import RabbitMQ
 
 TINY = Settings(events=400, rounds=1, seed=1)
 VARIANTS = {variant.name: variant for comparison in COMPARISONS for variant in comparison.variants}
-ALONE = [name for name, variant in VARIANTS.items() if not variant.stream and variant.database != "postgresql"]
-WITH_SERVERS = [name for name in VARIANTS if name not in ALONE]
 
 
 async def measured(variant: Variant, servers: Servers) -> Result:
@@ -36,17 +35,12 @@ def has_all_events(variant: Variant, result: Result) -> bool:
     return result.counted == events if variant.share == 1 or variant.stream != "filled" else result.counted >= events
 
 
-@pytest.mark.parametrize("name", WITH_SERVERS)
-async def test_a_benchmark_on_servers_counts_all_events(name: str, rabbitmq: RabbitMQ, postgres: str) -> None:
+@pytest.mark.parametrize("name", VARIANTS)
+async def test_a_benchmark_counts_all_events(name: str, rabbitmq: RabbitMQ, postgres: str) -> None:
     servers = Servers(rabbitmq.stream_url, rabbitmq.amqp_url, postgres)
     result = await measured(VARIANTS[name], servers)
     assert has_all_events(VARIANTS[name], result), result
     assert set(result.latencies) == ({"p50", "p95", "p99", "max"} if "latency" in name else set())
-
-
-@pytest.mark.parametrize("name", ALONE)
-async def test_a_benchmark_without_servers_counts_all_events(name: str) -> None:
-    assert has_all_events(VARIANTS[name], await measured(VARIANTS[name], Servers()))
 
 
 async def test_a_program_that_fails_ends_the_run_with_what_it_said() -> None:
@@ -137,3 +131,15 @@ def test_an_unknown_benchmark_is_refused(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit):
         main(["nosuch"])
     assert "there is no benchmark 'nosuch'" in capsys.readouterr().err
+
+
+def test_a_profile_is_summed_by_the_innermost_part_of_the_runner() -> None:
+    main_thread = "main (benchmarks/child.py:23)"
+    lines = [
+        f"{main_thread};admit (pipeline/dispatch/source.py:90);decode (pipeline/dispatch/decode.py:40) 3",
+        f"{main_thread};_run (pipeline/dispatch/committer.py:90);execute (sqlalchemy/engine/base.py:1) 4",
+        f"{main_thread};run (asyncio/runners.py:118) 1",
+        f"{main_thread};_find_and_load (<frozen importlib._bootstrap>:1) 100",
+        "run (threading.py:982);_connection_worker_thread (aiosqlite/core.py:107) 100",
+    ]
+    assert shares(lines) == {"commit": 0.5, "JSON, and the event": 0.375, "event loop, sockets": 0.125}

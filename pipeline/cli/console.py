@@ -78,7 +78,9 @@ def show_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*headers, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for header in headers:
+        table.add_column(header, overflow="fold")  # nothing is cut
     for row in texts:
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)

@@ -19,8 +19,14 @@ __all__ = ["SeenIds"]
 _DELETED_AT_ONCE: Final = 5_000
 """Rows per DELETE, so that forgetting never holds the writer up for long."""
 
-# All ids travel as one parameter, so that there is one statement whatever their number.
-_ID_LIST: Final = {"sqlite": "SELECT value FROM json_each(:ids)", "postgresql": "SELECT unnest(CAST(:ids AS text[]))"}
+# All ids travel as one parameter, so that there is one statement whatever their number. PostgreSQL looks each of them
+# up by the key: a join would be planned while the table is small, and scan all of it once it has grown.
+_FIND: Final = {
+    "sqlite": "SELECT event_id FROM seen_events "
+    "WHERE consumer_group = :group AND event_id IN (SELECT value FROM json_each(:ids))",
+    "postgresql": "SELECT id FROM unnest(CAST(:ids AS text[])) AS id "
+    "WHERE (SELECT true FROM seen_events WHERE consumer_group = :group AND event_id = id)",
+}
 _REMEMBER: Final = {
     "sqlite": "INSERT OR IGNORE INTO seen_events (consumer_group, event_id, seen_at) "
     "SELECT :group, value, :at FROM json_each(:ids)",
@@ -39,9 +45,7 @@ class SeenIds:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._find = text(
-            f"SELECT event_id FROM seen_events WHERE consumer_group = :group AND event_id IN ({_ID_LIST[db.dialect]})"  # noqa: S608 - a constant
-        )
+        self._find = text(_FIND[db.dialect])
         self._remember = _with_times(_REMEMBER[db.dialect], "at")
         self._forget = _with_times(_FORGET, "before")
 

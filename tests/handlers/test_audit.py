@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ REFERENCE = {
 async def rows_of(delivery: Delivery, *mappings: dict[str, Any], **options: Any) -> list[Any]:
     async with started(AuditHandler, {"row": list(mappings), **options}) as handler:
         assert await hand(handler, delivery) == [None]
-    return delivery.context.rows
+    return [SimpleNamespace(**row.values) for row in delivery.context.rows]
 
 
 async def row_of(delivery: Delivery, *mappings: dict[str, Any]) -> Any:
@@ -135,7 +136,7 @@ async def test_a_batch_leaves_one_row_an_event() -> None:
     batch = [deliver(reference_event(id=str(number))) for number in range(50)]
     async with started(AuditHandler, {"row": [REFERENCE]}) as handler:
         await hand(handler, *batch)
-    assert [[row.event_id for row in delivery.context.rows] for delivery in batch] == [[str(n)] for n in range(50)]
+    assert [[row.values["event_id"] for row in one.context.rows] for one in batch] == [[str(n)] for n in range(50)]
 
 
 async def test_rows_are_logged_where_that_is_asked_for(caplog: pytest.LogCaptureFixture) -> None:

@@ -105,9 +105,7 @@ async def test_twenty_kills_in_ten_thousand_events_lose_nothing_and_repeat_nothi
     dice = random.Random(SEED)
     kills = seeded_kills(dice)
     running = await workflows(WORKFLOWS)
-    events = [
-        admin_event(f"event-{number}", dice.choice(running.ids), dice.choice(KINDS)) for number in range(EVENTS)
-    ]
+    events = [admin_event(f"event-{number}", dice.choice(running.ids), dice.choice(KINDS)) for number in range(EVENTS)]
     by_amqp, natively = events[::2], events[1::2]
     stages = ("workflow-control", "crash-point")
     # A small window, so that each life commits often and a kill leaves little to be done again.
@@ -135,7 +133,9 @@ async def every_event_was_done_once(books: Books, running: Workflows, *published
     assert Counter((name, *seen) for name, all_seen in histories.items() for seen in all_seen) == sent
     for events in published:  # between two publishers there is no order
         ours = {event.id for event in events}
-        in_order = {name: [seen.event_id for seen in found if seen.event_id in ours] for name, found in histories.items()}
+        in_order = {
+            name: [seen.event_id for seen in found if seen.event_id in ours] for name, found in histories.items()
+        }
         assert in_order == {name: [] for name in running.ids} | ordered_by_workflow(events)
     memories = await running.memories()
     assert sum(memory.applied for memory in memories.values()) == len(expected)

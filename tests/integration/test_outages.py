@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from temporalio.client import Client
@@ -20,7 +21,9 @@ from tests.integration.rig.site import Site, admin_pipeline
 from tests.integration.rig.workflows import Workflows
 from tests.services import Temporal, start_postgres, start_rabbitmq, start_temporal
 
-OwnServer = Callable[[Callable[[Path], ServerT]], ServerT]
+
+class OwnServer(Protocol):
+    def __call__(self, starter: Callable[[Path], ServerT], /) -> ServerT: ...
 
 
 async def until_said(runner: Runner, words: str, seconds: float = 20) -> None:

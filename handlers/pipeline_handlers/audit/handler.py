@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import BaseModel
 
 from pipeline import Delivery, Handler, Setup
+from pipeline.ledger.units import Row
 from pipeline_handlers.audit.mapping import Mappings
 from pipeline_handlers.audit.options import AuditOptions
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from pipeline_handlers.audit.tables import AuditLog
 
 __all__ = ["AuditHandler"]
+
+_LOGGED = ("action", "entity_type", "entity_id", "user_id", "details")
 
 
 class AuditHandler(Handler[AuditOptions]):
@@ -30,11 +33,8 @@ class AuditHandler(Handler[AuditOptions]):
 
     async def start(self, setup: Setup) -> None:
         """Compile the mappings, and load the table's class."""
-        from sqlalchemy.orm import configure_mappers
-
         from pipeline_handlers.audit.tables import AuditLog
 
-        configure_mappers()  # the table's constructor would do it, which is not called below
         self._log = setup.log
         self._mappings = Mappings(self.options.row, unmatched=self.options.unmatched == "row")
         self._table: type[AuditLog] = AuditLog
@@ -51,18 +51,17 @@ class AuditHandler(Handler[AuditOptions]):
             columns = self._mappings.columns(variables)
             if columns is None:
                 continue
-            row = self._table.model_construct(  # a seventh of the constructor's cost; nothing here needs its defaults
-                **columns,
-                event_id=event.id,
-                routing_key=event.routing_key,
-                source=event.source,
-                route=context.route,
-                outcome=outcome,
-                error=error,
-                occurred_at=variables["time"],
-                created_at=now,
-            )
-            context.add(row)
+            columns |= {
+                "event_id": event.id,
+                "routing_key": event.routing_key,
+                "source": event.source,
+                "route": context.route,
+                "outcome": outcome,
+                "error": error,
+                "occurred_at": variables["time"],
+                "created_at": now,
+            }
+            context.add(Row(self._table, columns))
             if self.options.log:
-                values = (row.action, row.entity_type, row.entity_id, row.user_id, row.details)
+                values = tuple(columns[name] for name in _LOGGED)
                 self._log.info("row %r%s", values, f" {outcome}" if outcome else "")

@@ -146,14 +146,16 @@ class RabbitMQStreamsConnector(Connector):
         return int(asked.offset) if asked.response_code == OK else None
 
     async def store_offset(self, stream: str, group: str, offset: int) -> None:
-        """Store the group's offset: RabbitMQ gives no answer, and may take a while.
+        """Store the group's offset: RabbitMQ gives no answer, and may take a while. One below 0 is not stored.
 
-        It keeps it in the stream, where it takes an offset of its own: offsets of messages have gaps.
+        RabbitMQ keeps it in the stream, where it takes an offset of its own: offsets of messages have gaps.
         """
         from rstream import schema
 
         reference, name = _name("the consumer group", group), _name("the stream", stream)
-        (await self._control()).send(schema.StoreOffset(reference=reference, stream=name, offset=offset))
+        link = await self._control()
+        if offset >= 0:
+            link.send(schema.StoreOffset(reference=reference, stream=name, offset=offset))
 
     async def _control(self) -> Link:
         """The connection for questions, opened anew where it was lost."""

@@ -13,6 +13,7 @@ __all__ = [
     "PUBLISH_CONFIRM",
     "STREAM_STATS",
     "Text",
+    "check_sizes",
     "checked_name",
     "publish_frames",
     "read_confirm",
@@ -60,6 +61,14 @@ def checked_name(what: str, name: str) -> Text:
     return Text(name)
 
 
+def check_sizes(messages: Sequence[bytes], frame_max: int) -> None:
+    """Raise `BrokerRefused` where a message alone is larger than a frame may be."""
+    room = frame_max - _PUBLISH_OVERHEAD - _MESSAGE_OVERHEAD
+    size = max(map(len, messages), default=0)
+    if size > room:
+        raise BrokerRefused(f"a message takes {size} bytes: RabbitMQ takes {room} at most here (its stream.frame_max)")
+
+
 def read_confirm(frame: bytes) -> tuple[int, tuple[int, ...]]:
     """The publisher's id and the publishing ids that a `PublishConfirm` frame confirms."""
     publisher, count = _CONFIRM(frame, 4)
@@ -67,23 +76,15 @@ def read_confirm(frame: bytes) -> tuple[int, tuple[int, ...]]:
 
 
 def publish_frames(publisher: int, first_id: int, messages: Sequence[bytes], frame_max: int) -> Iterator[bytes]:
-    """`Publish` frames for messages with rising ids, each frame at most `frame_max` bytes long (without its length).
-
-    Raises:
-        BrokerRefused: A message alone is larger.
-    """
+    """`Publish` frames for messages with rising ids, each at most `frame_max` bytes long where its messages allow."""
     parts: list[bytes] = []
     size = _PUBLISH_OVERHEAD
     for number, message in enumerate(messages):
         grown = size + _MESSAGE_OVERHEAD + len(message)
         if parts and (grown > frame_max or len(parts) >= 2 * _MAX_PUBLISHED):
             yield _publish(publisher, parts, size)
-            parts, size = [], _PUBLISH_OVERHEAD
-            grown = size + _MESSAGE_OVERHEAD + len(message)
-        if grown > frame_max:
-            raise BrokerRefused(
-                f"a message takes {len(message)} bytes: RabbitMQ takes frames of {frame_max} (its stream.frame_max)"
-            )
+            parts = []
+            grown = _PUBLISH_OVERHEAD + _MESSAGE_OVERHEAD + len(message)
         parts += (_MESSAGE(first_id + number, len(message)), message)
         size = grown
     if parts:

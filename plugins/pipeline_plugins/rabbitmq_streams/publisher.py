@@ -13,7 +13,7 @@ from pipeline.connectors import BrokerRefused, Outgoing
 from pipeline.errors import Unavailable
 from pipeline_plugins.rabbitmq_streams.amqp_writer import encode_message
 from pipeline_plugins.rabbitmq_streams.cluster import link_for_publishing
-from pipeline_plugins.rabbitmq_streams.frames import Text, publish_frames
+from pipeline_plugins.rabbitmq_streams.frames import Text, check_sizes, publish_frames
 from pipeline_plugins.rabbitmq_streams.link import Link, Listener
 from pipeline_plugins.rabbitmq_streams.refusals import explain, lost
 from pipeline_plugins.rabbitmq_streams.url import Address
@@ -22,7 +22,7 @@ __all__ = ["Publisher"]
 
 CONFIRM_SECONDS: Final = 30.0
 """How long publishing goes on without a single confirm before its outcome is unknown."""
-_ENCODED_AT_ONCE: Final = 1000
+_AT_ONCE: Final = 1000
 _ID: Final = 0
 
 
@@ -85,14 +85,14 @@ class Publisher(Listener):
 
         Raises:
             Unavailable: The link broke, the stream moved, or no confirm came for 30 seconds: the outcome is unknown.
-            BrokerRefused: A message is too large or can't be written, or the broker says no.
+            BrokerRefused: A message is too large or can't be written, and none was; or the broker says no.
         """
-        batch = _Batch(len(messages), self._clock())
+        encoded = await self._encode(messages)
+        batch = _Batch(len(encoded), self._clock())
         sent: list[range] = []
         try:
-            for begin in range(0, len(messages), _ENCODED_AT_ONCE):
-                encoded = [encode_message(message) for message in messages[begin : begin + _ENCODED_AT_ONCE]]
-                sent.append(self._write(encoded, batch))
+            for begin in range(0, len(encoded), _AT_ONCE):
+                sent.append(self._write(encoded[begin : begin + _AT_ONCE], batch))
                 await self._drain(batch)
             await self._confirmed(batch)
         finally:
@@ -131,6 +131,15 @@ class Publisher(Listener):
         except Unavailable as error:
             self._fail(error)
 
+    async def _encode(self, messages: Sequence[Outgoing]) -> list[bytes]:
+        """The messages' bytes, all of them before the first is sent; others get their turn between."""
+        encoded: list[bytes] = []
+        for begin in range(0, len(messages), _AT_ONCE):
+            encoded += [encode_message(message) for message in messages[begin : begin + _AT_ONCE]]
+            check_sizes(encoded[begin:], self.link.frame_max)
+            await asyncio.sleep(0)
+        return encoded
+
     def _fail(self, error: Unavailable) -> None:
         for batch in set(self._waiting.values()):
             batch.fail(error)
@@ -142,9 +151,8 @@ class Publisher(Listener):
         first = next(self._ids)
         ids = range(first, first + len(encoded))
         self._ids = itertools.count(ids.stop)
-        data = list(publish_frames(_ID, first, encoded, self.link.frame_max))
         self._waiting.update(dict.fromkeys(ids, batch))
-        for frame in data:
+        for frame in publish_frames(_ID, first, encoded, self.link.frame_max):
             self.link.write(frame)
         return ids
 

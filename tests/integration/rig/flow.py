@@ -14,7 +14,6 @@ __all__ = ["Persistent", "published_all_the_time"]
 
 _PIECE = 10
 _PAUSE = 0.1
-"""Seconds between two pieces: some 80 events a second, which a runner handles easily."""
 
 
 class Persistent:
@@ -40,8 +39,10 @@ class Persistent:
 
 
 @asynccontextmanager
-async def published_all_the_time(workflow_ids: Sequence[str], *publishers: Publisher) -> AsyncIterator[list[Sent]]:
-    """Publish admin events until the end of the block; the list grows as they are confirmed."""
+async def published_all_the_time(
+    workflow_ids: Sequence[str], *publishers: Publisher, pause: float = _PAUSE
+) -> AsyncIterator[list[Sent]]:
+    """Publish admin events until the end of the block, ten and then a pause; the list grows as they are confirmed."""
     sent: list[Sent] = []
     ended = asyncio.Event()
 
@@ -56,7 +57,7 @@ async def published_all_the_time(workflow_ids: Sequence[str], *publishers: Publi
             ]
             await publisher.publish(piece)
             sent.extend(piece)
-            await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(pause)
 
     publishing = asyncio.create_task(publish())
     try:

@@ -93,7 +93,9 @@ class Site:
             runner.close()
 
 
-def admin_pipeline(stream: str, *, source: str = "", stages: Sequence[str] = ("workflow-control",), more: str = "") -> str:
+def admin_pipeline(
+    stream: str, *, source: str = "", stages: Sequence[str] = ("workflow-control",), more: str = ""
+) -> str:
     """The reference's pipeline: admin events become signals, and leave an audit row."""
     names = ", ".join(f'"{name}"' for name in stages)
     return f"""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
 from temporalio.client import Client
 
@@ -13,6 +13,8 @@ from pipeline_plugins.temporal.sample.worker import sample_worker
 from pipeline_plugins.temporal.sample.workflow import Memory, SampleWorkflow
 
 __all__ = ["Seen", "Workflows"]
+
+ResultT = TypeVar("ResultT")
 
 _AT_ONCE = 50
 
@@ -70,11 +72,11 @@ class Workflows:
         return seen
 
 
-async def _gather(calls: Iterable[object]) -> list[object]:
+async def _gather(calls: Iterable[Awaitable[ResultT]]) -> list[ResultT]:
     slots = asyncio.Semaphore(_AT_ONCE)
 
-    async def one(call: object) -> object:
+    async def one(call: Awaitable[ResultT]) -> ResultT:
         async with slots:
-            return await call  # type: ignore[misc]
+            return await call
 
     return await asyncio.gather(*(one(call) for call in calls))

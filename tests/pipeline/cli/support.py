@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -92,6 +93,43 @@ def write(text: str, name: str = "pipeline.toml") -> Path:
 def process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a command to its end in a process of its own."""
     return subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, timeout=60, check=False, **options)
+
+
+class Terminal:
+    """A command in a process of its own whose standard output and error are a terminal."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._ours, theirs = pty.openpty()
+        self.shown = ""
+        self.process = subprocess.Popen(
+            [*PROGRAM, *arguments], stdout=theirs, stderr=theirs, env=os.environ | {"TERM": "xterm", "COLUMNS": "60"}
+        )
+        os.close(theirs)
+
+    def read(self) -> bool:
+        """Take in what it shows next; False once it has ended."""
+        try:
+            more = os.read(self._ours, 65_536)
+        except OSError:
+            return False
+        self.shown += more.decode(errors="replace")
+        return bool(more)
+
+    def shows(self, text: str) -> None:
+        """Wait until it has shown the text."""
+        while text not in self.shown:
+            assert self.read(), f"it ended without showing {text!r}: {self.shown}"
+
+    def ends(self) -> int:
+        """Wait for its end."""
+        while self.read():
+            pass
+        return self.process.wait(timeout=30)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._ours)
 
 
 def eventually(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:

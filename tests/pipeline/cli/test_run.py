@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import shlex
 import signal
-import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.pipeline.cli.support import HELLO, PROGRAM, eventually, process, run, running, write
+from tests.pipeline.cli.support import HELLO, Terminal, eventually, process, run, running, write
 
 UP = "another terminal"
 SLOW = """
@@ -148,20 +147,10 @@ def test_quiet_says_nothing_while_all_is_well() -> None:
 def test_a_terminal_is_told_what_was_done() -> None:
     write(HELLO)
     run("publish", "hello.you")
-    ours, theirs = pty.openpty()
-    with Path("run.out").open("w") as out:
-        runner = subprocess.Popen([*PROGRAM, "run"], stdout=out, stderr=theirs)
-    os.close(theirs)
-    shown = b""
-    try:
-        while b"  1 handled" not in shown:
-            shown += os.read(ours, 4096)
-        runner.send_signal(signal.SIGINT)
-        assert runner.wait(timeout=30) == 0
-    finally:
-        runner.kill()
-        runner.wait()
-        os.close(ours)
+    with closing(Terminal("run")) as terminal:
+        terminal.shows("  1 handled")
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.ends() == 0
 
 
 def test_a_source_that_the_broker_refuses_ends_it_with_2(rabbitmq: object, stream_name: str) -> None:

@@ -11,6 +11,7 @@ from rstream.encoding import encode_frame, encode_publish
 from pipeline.connectors import BrokerRefused
 from pipeline_plugins.rabbitmq_streams.frames import (
     Text,
+    check_sizes,
     checked_name,
     publish_frames,
     read_confirm,
@@ -35,8 +36,12 @@ def test_frames_are_no_larger_than_the_broker_allows(messages: list[bytes], fram
 
 
 def test_a_message_that_no_frame_can_take_is_refused() -> None:
-    with pytest.raises(BrokerRefused, match="takes 500 bytes"):
-        list(publish_frames(0, 1, [b"small", bytes(500)], 400))
+    room = 400 - 25
+    check_sizes([b"small", bytes(room)], 400)
+    (frame,) = publish_frames(0, 1, [bytes(room)], 400)
+    assert len(frame) == 400
+    with pytest.raises(BrokerRefused, match="takes 376 bytes"):
+        check_sizes([b"small", bytes(room + 1)], 400)
 
 
 @given(st.integers(0, 255), st.lists(st.integers(0, 2**64 - 1), max_size=20))

@@ -1,4 +1,4 @@
-"""A local handler that kills or freezes its own process at an exact point: after a signal, within a commit, behind it."""
+"""A local handler that kills or freezes its own process at an exact point: after a signal, in a commit, behind it."""
 
 from __future__ import annotations
 

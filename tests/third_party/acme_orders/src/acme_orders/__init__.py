@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import typer
+
+from acme_orders import commands
 from acme_orders.handler import OrdersHandler
 from acme_orders.rates import Rates
+from acme_orders.tables import Order
 from pipeline import Handler, Resource, hookimpl
-
-if TYPE_CHECKING:
-    import typer
-
-    from pipeline.ledger.migrations import Branch
+from pipeline.ledger.migrations import Branch
 
 
 @hookimpl
@@ -25,15 +25,10 @@ def pipeline_resources() -> Sequence[type[Resource[Any]]]:
 
 
 @hookimpl
-def pipeline_tables() -> "Sequence[Branch]":
-    from acme_orders.tables import Order
-    from pipeline.ledger.migrations import Branch
-
+def pipeline_tables() -> Sequence[Branch]:
     return [Branch("acme_orders", Path(__file__).parent / "versions", [Order])]
 
 
 @hookimpl
-def pipeline_commands() -> "Sequence[tuple[str, typer.Typer]]":
-    from acme_orders.commands import app
-
-    return [("acme", app)]
+def pipeline_commands() -> Sequence[tuple[str, typer.Typer]]:
+    return [("acme", commands.app)]
