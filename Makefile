@@ -19,7 +19,7 @@ test: $(INSTALLED) ## run every test, on real servers; ARGS='-k name' chooses
 	@exec $(SERVICES) run -- $(BIN)/pytest $(ARGS)
 
 test-unit: $(INSTALLED) ## run the fast tests, which need no server
-	@exec $(BIN)/pytest -m 'not integration and not slow' $(ARGS)
+	@exec $(BIN)/pytest -n 2 -m 'not integration and not slow' --ignore tests/docs --ignore tests/third_party $(ARGS)
 
 lint: $(INSTALLED) ## check style, types and the direction of imports
 	@$(BIN)/ruff check --quiet .

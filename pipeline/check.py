@@ -118,7 +118,7 @@ def _stage(name: str, loaded: Loaded) -> StageReport:
     stage = loaded.config.stage[name]
     handler = loaded.catalog.handlers.get(stage.use)
     policy, retry = loaded.policy(name), loaded.policy(name).retry
-    timeout = "no time-out" if policy.timeout is None else f"time-out {policy.timeout:g}s"
+    timeout = "no time-out" if policy.timeout is False else f"time-out {policy.timeout:g}s"
     tries = "1 try" if retry.attempts == 1 else f"{retry.attempts} tries"
     waits = "" if retry.attempts == 1 else f", waits {retry.backoff:g}s to {retry.max_backoff:g}s"
     words = f"{timeout}, {tries}{waits}, {policy.concurrency} at once"

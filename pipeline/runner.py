@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -46,12 +46,14 @@ class Pipeline:
     Args:
         loaded: The checked configuration.
         plugins: The loaded plugins.
+        middlewares: FastStream middlewares; each sees a batch as one message, from decoding to admission.
     """
 
-    def __init__(self, loaded: Loaded, plugins: Plugins) -> None:
+    def __init__(self, loaded: Loaded, plugins: Plugins, *, middlewares: Sequence[Any] = ()) -> None:
         self.loaded = loaded
         self.config = loaded.config
         self.plugins = plugins
+        self._middlewares = middlewares
         self.connector = loaded.connector(self._broker_url())
         self.database = Database(self._database_url())
         self.resources: dict[str, Resource[Any]] = {}
@@ -61,16 +63,24 @@ class Pipeline:
         self._heart: asyncio.Task[None] | None = None
         self._stack = AsyncExitStack()
         self._stopping = asyncio.Event()
+        self._starting = asyncio.Lock()
         self._running = False
         self._stop_task: asyncio.Task[None] | None = None
 
     @classmethod
-    def from_file(cls, path: str | Path = "pipeline.toml", *, environ: Mapping[str, str] | None = None) -> Pipeline:
+    def from_file(
+        cls,
+        path: str | Path = "pipeline.toml",
+        *,
+        environ: Mapping[str, str] | None = None,
+        middlewares: Sequence[Any] = (),
+    ) -> Pipeline:
         """The pipeline that a file describes.
 
         Args:
             path: The file.
             environ: Variables in place of the process's own.
+            middlewares: FastStream middlewares, such as those of `pipeline.streams.prometheus`.
 
         Raises:
             ConfigError: The file is wrong; it carries every problem at once.
@@ -80,7 +90,7 @@ class Pipeline:
         variables = os.environ if environ is None else environ
         local = [path.parent / handlers for handlers in peek(path, variables).handlers]
         plugins = load_plugins(local).require_sound()
-        return cls(load(path, variables, plugins.catalog()), plugins)
+        return cls(load(path, variables, plugins.catalog()), plugins, middlewares=middlewares)
 
     # Life
 
@@ -104,12 +114,13 @@ class Pipeline:
         """
         if self._running or self._stopping.is_set():
             raise PipelineError("a Pipeline is started once: make a new one to start again")
-        try:
-            await self._start()
-        except BaseException:
-            await self._stack.aclose()
-            raise
-        self._running = True
+        async with self._starting:
+            try:
+                await self._start()
+            except BaseException:
+                await self._stack.aclose()
+                raise
+            self._running = True
 
     async def _start(self) -> None:
         await self.connector.claim()
@@ -117,7 +128,8 @@ class Pipeline:
         self._stack.push_async_callback(self.database.close)
         await self._prepare_database()
         await self._open_resources()
-        broker = StreamBroker(self.connector)
+        # Without a logger, as FastStream would log the cancellation at a stop as an error.
+        broker = StreamBroker(self.connector, middlewares=self._middlewares, logger=None)
         await broker.connect()
         self._stack.push_async_callback(broker.stop)
         router = Router(self.config.route)
@@ -134,10 +146,12 @@ class Pipeline:
     async def wait(self) -> None:
         """Return when it is stopped; a source that fails for good ends it, and its error is raised here."""
         stopped = asyncio.create_task(self._stopping.wait())
-        await asyncio.wait([stopped, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        errors = [error for task in self._tasks if task.done() and not task.cancelled() and (error := task.exception())]
-        await self.stop()
+        try:
+            await asyncio.wait([stopped, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
+            await self.stop()
+        errors = [error for task in self._tasks if not task.cancelled() and (error := task.exception())]
         if errors:
             raise errors[0]
 
@@ -165,14 +179,18 @@ class Pipeline:
 
     async def _stop(self) -> None:
         self._stopping.set()
-        for supervisor in self._supervisors:
-            supervisor.stop(self.config.pipeline.grace)
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._heart is not None:
-            self._heart.cancel()
-            await asyncio.gather(self._heart, return_exceptions=True)
-        await self._stack.aclose()
-        self._running = False
+        async with self._starting:  # a start that is under way comes to its end first
+            pass
+        try:
+            for supervisor in self._supervisors:
+                supervisor.stop(self.config.pipeline.grace)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            if self._heart is not None:
+                self._heart.cancel()
+                await asyncio.gather(self._heart, return_exceptions=True)
+            await self._stack.aclose()
+        finally:
+            self._running = False
 
     async def __aenter__(self) -> Pipeline:
         await self.start()
@@ -211,7 +229,12 @@ class Pipeline:
             for revision in await migrate(self.database, branches):
                 _log.info("database %s: migrated to %s", self.database.location, revision)
             return
-        missing = await pending(self.database, branches)
+        try:
+            missing = await pending(self.database, branches)
+        except Unavailable as error:
+            # Its sources wait for it; where it then lacks something, they say so, and wait for the migration.
+            _log.warning("%s; starting without a look at its schema", error)
+            return
         if missing:
             raise UserError(
                 f"the database {self.database.location} lacks {', '.join(missing)}: "
@@ -248,7 +271,7 @@ class Pipeline:
     # Heartbeat
 
     async def _heartbeat(self) -> None:
-        """Write a row each second, for ``pipeline stats``; a database that is away delays it."""
+        """Write a row each second, for ``pipeline stats``; a database that is away, or refuses, delays it."""
         instances = Instances(self.database)
         name, host, pid = self.config.pipeline.name, socket.gethostname(), os.getpid()
         started = datetime.now(UTC)
@@ -260,7 +283,7 @@ class Pipeline:
                     await instances.beat(
                         Instance(id=row, pipeline=name, host=host, pid=pid, started_at=started, stats=stats)
                     )
-                except Unavailable as error:
+                except PipelineError as error:
                     _log.debug("no heartbeat: %s", error)
                 await asyncio.sleep(_HEARTBEAT_SECONDS)
         finally:

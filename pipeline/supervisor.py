@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.models import SourceTable
-from pipeline.connectors import Connector
+from pipeline.connectors import BrokerRefused, Connector
 from pipeline.dispatch.resume import Resume
 from pipeline.dispatch.source import Source
 from pipeline.errors import Fenced, Unavailable
@@ -152,31 +152,41 @@ class SourceSupervisor:
             on_state=self._reader_state, on_failure=end, persistent=False,
         )  # fmt: skip
         subscriber(source.admit)
-        care = asyncio.create_task(self._care(lease, source, end), name=f"care for {self.name}")
+        care = [
+            asyncio.create_task(self._care(self._keep(lease, source), end), name=f"keep {self.name}"),
+            asyncio.create_task(self._care(self._tidy(lease), end), name=f"tidy {self.name}"),
+        ]
+        self.stats.prefix = lease.progress.prefix
         self._tell("running")
         try:
             await subscriber.start()
             await self._or_stop(asyncio.shield(ended))
             await subscriber.stop()
             if not ended.done():
-                await self._drain(source)
+                await self._drain(source, ended)
         finally:
-            care.cancel()
-            await asyncio.gather(care, return_exceptions=True)
+            for task in care:
+                task.cancel()
+            await asyncio.gather(*care, return_exceptions=True)
             await source.close()
             self._source = None
+            self.stats.in_flight = 0
         await self._give_up(lease, ended)
 
-    async def _drain(self, source: Source) -> None:
+    async def _drain(self, source: Source, ended: asyncio.Future[BaseException | None]) -> None:
         self._tell("draining")
+        drained = asyncio.create_task(source.drain(), name=f"drain {self.name}")
+        awaited: set[asyncio.Future[Any]] = {drained, ended}
         try:
-            async with asyncio.timeout(self._grace):
-                await source.drain()
-        except TimeoutError:
-            _log.warning(
-                "source %s: %d messages were still in flight after %g s; they will be delivered again",
-                self.name, source.window.in_flight, self._grace,
-            )  # fmt: skip
+            await asyncio.wait(awaited, timeout=self._grace, return_when=asyncio.FIRST_COMPLETED)
+            if not drained.done() and not ended.done():
+                _log.warning(
+                    "source %s: %d messages were still in flight after %g s; they will be delivered again",
+                    self.name, source.window.in_flight, self._grace,
+                )  # fmt: skip
+        finally:
+            drained.cancel()
+            await asyncio.gather(drained, return_exceptions=True)
 
     async def _give_up(self, lease: Lease, ended: asyncio.Future[BaseException | None]) -> None:
         """Let the next runner in at once, and pass on what ended the source where it was not another runner."""
@@ -192,33 +202,44 @@ class SourceSupervisor:
             self._tell("failed", str(error))
             raise error
 
-    async def _care(self, lease: Lease, source: Source, end: Callable[[BaseException | None], None]) -> None:
-        """Keep the lease; a source that can't is ended, and not left alive and idle."""
+    async def _care(self, work: Awaitable[None], end: Callable[[BaseException | None], None]) -> None:
+        """Do this beside the source; where it fails the source is ended, and not left alive and idle."""
         try:
-            await self._keep(lease, source)
+            await work
         except Fenced as error:
             _log.error("source %s: %s", self.name, error)
             end(None)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the source must not go on without its lease
+        except Exception as error:  # noqa: BLE001 - whatever it is, the source must not go on without it
             end(error)
 
     async def _keep(self, lease: Lease, source: Source) -> None:
-        """Renew the lease, follow with the broker's stored offset, and forget old ids."""
-        stored, store_at, forget_at = lease.progress.prefix, monotonic() + _STORE_SECONDS, monotonic()
+        """Renew the lease, and do nothing that could delay it; while it can't be renewed, nothing is taken in."""
         while True:
             try:
                 await self._shared.ledger.renew(lease)
+            except (Unavailable, DatabaseRefused) as error:
+                self.stats.last_error = str(error)
+                source.window.hold("lease", str(error))
+            else:
                 source.own_until(lease.renewed_at + LEASE_SECONDS)
-                self._tell_paused(source)
-                if monotonic() >= store_at and lease.progress.prefix != stored:
-                    await self._store_offset(lease)
-                    stored, store_at = lease.progress.prefix, monotonic() + _STORE_SECONDS
+                source.window.release("lease")
+            self._tell_paused(source)
+            await asyncio.sleep(_RENEW_SECONDS)
+
+    async def _tidy(self, lease: Lease) -> None:
+        """Follow with the broker's stored offset, and forget old ids."""
+        stored, forget_at = lease.progress.prefix, monotonic()
+        while True:
+            try:
                 if monotonic() >= forget_at:
                     await self._forget()
                     forget_at = monotonic() + _FORGET_SECONDS
             except (Unavailable, DatabaseRefused) as error:
                 self.stats.last_error = str(error)
-            await asyncio.sleep(_RENEW_SECONDS)
+            await asyncio.sleep(_STORE_SECONDS)
+            if lease.progress.prefix != stored:
+                stored = lease.progress.prefix
+                await self._store_offset(lease)
 
     async def _store_offset(self, lease: Lease) -> None:
         prefix = lease.progress.prefix
@@ -227,7 +248,7 @@ class SourceSupervisor:
         try:
             async with asyncio.timeout(_RENEW_SECONDS):
                 await self._shared.connector.store_offset(self._table.stream, self._table.group, prefix)
-        except (Unavailable, TimeoutError):
+        except (Unavailable, BrokerRefused, TimeoutError):
             _log.debug("source %s: the broker did not take the offset; it is for monitoring only", self.name)
 
     async def _forget(self) -> None:

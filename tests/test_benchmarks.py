@@ -19,6 +19,8 @@ from benchmarks.servers import MissingServer, Servers
 from benchmarks.workload import BODY_BYTES, ROUTING_KEY, batches, body
 from tests.conftest import RabbitMQ
 
+pytestmark = pytest.mark.slow  # each starts processes
+
 TINY = Settings(events=400, rounds=1, seed=1)
 VARIANTS = {variant.name: variant for comparison in COMPARISONS for variant in comparison.variants}
 

@@ -13,7 +13,7 @@ def main() -> None:
     from pipeline.cli.leaving import LeaveNow, leave
 
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # an old locale has no arrows
+        stream.reconfigure(errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]  # an old locale has no arrows
     try:
         build(rich=sys.stdout.isatty())()
     except LeaveNow as left:

@@ -151,6 +151,12 @@ class SourceTable(Table):
     )
 
 
+def _timeout(value: object) -> object:
+    if value is True:
+        raise ValueError("write how long a try may take, as in '10s', or false")
+    return False if value is None or value == "false" else value
+
+
 class RetryPolicy(Table):
     """``retry = {…}`` in a stage's policy."""
 
@@ -163,7 +169,9 @@ class RetryPolicy(Table):
 class Policy(Table):
     """``policy = {…}``: how a stage treats time and failure."""
 
-    timeout: Seconds | None = Field(30.0, description="How long one try of one event may take.")
+    timeout: Annotated[Literal[False] | Seconds, BeforeValidator(_timeout)] = Field(
+        30.0, description="How long one try may take, of one event or of one batch; false for no limit."
+    )
     retry: RetryPolicy = Field(default_factory=RetryPolicy, description="How failed tries are repeated.")
     concurrency: int = Field(100, ge=1, description="How many events of one source the stage handles at once.")
 

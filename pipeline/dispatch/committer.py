@@ -69,6 +69,10 @@ class Committer:
         self._finished.append(flight)
         self._wake.set()
 
+    def note_progress(self) -> None:
+        """Commit where the source stands, also where nothing has finished."""
+        self._wake.set()
+
     @property
     def busy(self) -> bool:
         """Whether anything waits to be committed."""

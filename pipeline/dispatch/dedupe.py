@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from pipeline.connectors import MessageBatch
 from pipeline.errors import Unavailable
+from pipeline.ledger.database import DatabaseRefused
 from pipeline.ledger.ledger import Ledger
 from pipeline.policies.backoff import backoff
 
@@ -51,7 +52,7 @@ class Dedupe:
         while True:
             try:
                 seen = await self._ledger.seen(self._group, ids)
-            except Unavailable as error:
+            except (Unavailable, DatabaseRefused) as error:
                 failures += 1
                 self._hold("database", str(error))
                 if failures == 1:

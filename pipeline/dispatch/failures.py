@@ -108,7 +108,7 @@ class Failures:
         now = datetime.now(UTC)
         reason = str(error) or describe(error)
         _log.error(
-            "stage %s: %r is dead after %d tries (%s): %s", self._stage.name, flight.event, flight.attempt, kind, reason
+            "stage %s: %r is dead at try %d (%s): %s", self._stage.name, flight.event, flight.attempt, kind, reason
         )
         dead = Dead(flight.route_name, self._stage.name, kind, reason, flight.attempt, flight.first_at or now, now)
         self._source.stage_dead(flight, dead, error)

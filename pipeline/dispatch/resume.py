@@ -6,8 +6,9 @@ import logging
 from datetime import datetime
 
 from pipeline.config.models import SourceTable
-from pipeline.connectors import Connector, Start, StreamBounds
+from pipeline.connectors import Connector, Start
 from pipeline.dispatch.window import Window
+from pipeline.errors import Unavailable
 from pipeline.ledger.lease import Lease
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.units import Commit, Progress
@@ -59,21 +60,27 @@ class Resume:
         if there is not None and timestamp in (None, there):
             return Start("offset", offset + 1)
         bounds = await self._connector.bounds(stream)
-        if there is None and self._is_trimmed(bounds, offset):
+        if there is None and bounds.first is not None and bounds.first > offset + 1:
             _log.warning(
                 "stream %s keeps messages from offset %s on, and this group has come to %d: what lies between was "
                 "removed by retention before it was read; going on at the first message that is left",
                 stream, bounds.first, offset,
             )  # fmt: skip
             return Start("first")
-        if there is None and timestamp is None:
-            return Start("offset", offset + 1)  # a start position that was noted before any message came
+        if there is None and (bounds.first == offset + 1 or (timestamp is None and (bounds.last or -1) > offset)):
+            return Start("offset", offset + 1)  # all that retention removed was finished, or never held a message
+        if there is None and timestamp is not None and bounds.last is not None:
+            await self._refuse_to_lag(bounds.last, offset, timestamp)
         await self._begin_anew(stream)
         return Start("first")
 
-    @staticmethod
-    def _is_trimmed(bounds: StreamBounds, offset: int) -> bool:
-        return bounds.first is not None and bounds.first > offset
+    async def _refuse_to_lag(self, last: int, offset: int, timestamp: int) -> None:
+        """Wait where a stream that is too short holds nothing newer than the progress: a replica that lags behind."""
+        newest = await self._connector.timestamp_at(self._table.stream, last)
+        if newest is not None and newest <= timestamp:
+            raise Unavailable(
+                "broker", f"stream {self._table.stream} ends at {last}, and this group has come to {offset}"
+            )
 
     async def _begin_anew(self, stream: str) -> None:
         _log.warning("stream %s was deleted and created anew: reading it from its first message", stream)
@@ -92,11 +99,16 @@ class Resume:
         if isinstance(table.start, int):
             return Start("offset", table.start)
         if table.start == "next":
-            await self._note_end()
+            return await self._note_end()
         return Start(table.start)
 
-    async def _note_end(self) -> None:
+    async def _note_end(self) -> Start:
         """Keep where the stream ends now, so that a crash before the first commit skips nothing that comes after."""
-        bounds = await self._connector.bounds(self._table.stream)
+        stream = self._table.stream
+        bounds = await self._connector.bounds(stream)
+        end = Progress()
         if bounds.last is not None:
-            await self._ledger.commit(self._lease, Commit(Progress(bounds.last), {}))
+            end = Progress(bounds.last, await self._connector.timestamp_at(stream, bounds.last))
+        await self._ledger.commit(self._lease, Commit(end, {}))
+        self._window.reset(end)
+        return Start("offset", end.prefix + 1)

@@ -84,6 +84,7 @@ class Source:
         }
         self._lanes_by_key: dict[str, tuple[Lanes, ...]] = {}
         self._beginning: deque[Flight] = deque()
+        self._skipped: dict[Flight, str] = {}  # reasons, until the routes end; for the journal
         self._owned_until = float("inf")
         self.committer = Committer(ledger, lease, self.window, stats, self._committed, on_end)
         self.failed = on_end
@@ -100,6 +101,9 @@ class Source:
         await window.room()
         dedupe = self._dedupe
         seen = await dedupe.known(batch) if dedupe else set()
+        if window.last < 0:
+            window.begin(batch[0].offset)
+            self.committer.note_progress()
         for message in batch:
             if message.offset <= window.last:
                 continue
@@ -238,13 +242,16 @@ class Source:
         flight.route_outcome = Outcome.FILTERED
         flight.route_error = None
         if self._journal:
-            flight.note(flight.route_name, Outcome.FILTERED, reason)
+            self._skipped[flight] = reason
         flight.step = len(flight.chain)
         self._go_on(flight)
 
     def stage_dead(self, flight: Flight, dead: Dead, error: BaseException) -> None:
         """A stage failed for good: the rest of its stages is passed by, ``finally`` is not."""
-        flight.die(dead)
+        if flight.closing and flight.route_outcome is Outcome.DEAD and flight.dead:
+            flight.dead[-1].reason += f"; then {dead.stage}: {dead.reason}"  # a route has one dead letter
+        else:
+            flight.die(dead)
         flight.route_outcome = Outcome.DEAD
         self.stats.failed_with(f"{dead.stage}: {dead.reason}")
         if flight.closing:
@@ -262,7 +269,7 @@ class Source:
         if SEVERITY[outcome] > SEVERITY[flight.outcome]:
             flight.outcome = outcome
         if self._journal:
-            flight.note(lanes.name, outcome, reason)
+            flight.note(lanes.name, outcome, reason or self._skipped.pop(flight, ""))
         at += 1
         if at == len(flight.lanes):
             self._finish(flight)
@@ -308,6 +315,6 @@ class Source:
 
     async def close(self) -> None:
         """End all work at once; what is not committed will be delivered again."""
-        await self.dependencies.close()
         await asyncio.gather(*(queue.close() for queue in self._queues.values()))
+        await self.dependencies.close()  # after the queues: a cancelled try may still report an outage
         await self.committer.close()

@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.dispatch.dependencies import Dependencies
 from pipeline.dispatch.failures import Failures, Stages, describe
 from pipeline.dispatch.flight import Flight
-from pipeline.errors import HandlerError, Reject, Unavailable
+from pipeline.errors import HandlerError, Unavailable
 from pipeline.handlers import Context, Delivery
 from pipeline.policies.timeout import Timeout
 from pipeline.stages import Stage
@@ -20,6 +20,8 @@ from pipeline.stages import Stage
 __all__ = ["StageQueue"]
 
 _BATCHES_AT_ONCE = 4
+_CLOSED = ""
+"""What a closed queue rests on, for good; no dependency has this name."""
 _TURN = 0.005
 """Seconds that a worker may run on without letting others have a turn."""
 _log = logging.getLogger("pipeline.dispatch")
@@ -39,12 +41,11 @@ class StageQueue:
         self._dependencies = dependencies
         self._ready: deque[Flight] = deque()
         self._limit = _BATCHES_AT_ONCE if stage.takes_batches else stage.policy.concurrency
-        self._timeout = Timeout(stage.policy.timeout)
+        self._timeout = Timeout(stage.policy.timeout or None)
         self._workers: set[asyncio.Task[None]] = set()
         self._failures = Failures(stage, source, dependencies, self)
         self._resting: set[str] = set()
         self._looking = False
-        self._closed = False
         self._loop = asyncio.get_running_loop()
         self._work = self._work_batches if stage.takes_batches else self._work_singly
 
@@ -57,7 +58,7 @@ class StageQueue:
     def put(self, flight: Flight) -> None:
         """Take a flight that is ready for this stage."""
         self._ready.append(flight)
-        if not self._looking and not self._resting and not self._closed:
+        if not self._looking and not self._resting:
             self._looking = True
             self._loop.call_soon(self._look)
 
@@ -77,7 +78,7 @@ class StageQueue:
 
     def resume(self) -> None:
         """Look for work."""
-        if self._ready and not self._looking and not self._resting and not self._closed:
+        if self._ready and not self._looking and not self._resting:
             self._looking = True
             self._loop.call_soon(self._look)
 
@@ -85,6 +86,8 @@ class StageQueue:
         """Run one flight (in a batch of its own) although the stage rests; whether it met no outage of `dependency`."""
         if not self._ready or self._resting != {dependency}:
             return True  # nothing to try, or something else keeps it: this dependency is not to blame
+        if self._source.must_hold():
+            return False
         flight = self._ready.popleft()
         flight.alone = True
         met: list[Unavailable] = []
@@ -94,21 +97,21 @@ class StageQueue:
         return not any(error.dependency == dependency for error in met)
 
     async def close(self) -> None:
-        """Cancel every worker and timer."""
-        self._closed = True
-        self._timeout.close()
-        self._failures.close()
+        """Cancel every worker and timer; a worker whose handler answers its cancellation takes nothing more."""
+        self.rest(_CLOSED)
         workers = list(self._workers)
         for worker in workers:
             worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
+        self._timeout.close()
+        self._failures.close()
 
     # Workers
 
     def _look(self) -> None:
         """Start a worker where there is work; look again, as it may have stopped to wait with more work left."""
         self._looking = False
-        if self._closed or self._resting or not self._ready or len(self._workers) >= self._limit:
+        if self._resting or not self._ready or len(self._workers) >= self._limit or self._source.must_hold():
             return
         self._track(self._loop.create_task(self._work()))
         self._looking = True
@@ -189,7 +192,7 @@ class StageQueue:
             try:
                 deliveries.append(self._delivery(flight))
                 sound.append(flight)
-            except Reject as error:
+            except Exception as error:  # noqa: BLE001 - a model's validator may raise anything
                 await self._failures.judge(flight, error, meet)
         if not sound:
             return

@@ -90,6 +90,10 @@ class Window:
         place = bisect_right(self._starts, offset) - 1
         return place >= 0 and offset <= self._done[place][1]
 
+    def begin(self, offset: int) -> None:
+        """Count what lies before the first message as done: a restart must not go back to what the start left out."""
+        self._prefix = offset - 1
+
     def admit(self, flight: Flight) -> None:
         """Take a message in; offsets only rise."""
         self._items.append(flight)

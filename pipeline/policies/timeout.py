@@ -42,12 +42,16 @@ class Timeout:
         try:
             return await call
         except asyncio.CancelledError:
-            if task in self._expired and task.uncancel() == 0:
-                raise TimeoutError(f"took longer than {self.seconds:g} s") from None
+            if task in self._expired:
+                self._expired.discard(task)
+                if task.uncancel() == 0:
+                    raise TimeoutError(f"took longer than {self.seconds:g} s") from None
             raise
         finally:
             del self._due[task]
-            self._expired.discard(task)
+            if task in self._expired:  # the call answered its cancellation with something else
+                self._expired.discard(task)
+                task.uncancel()
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         assert self.seconds is not None  # noqa: S101 - no timer is set without a limit

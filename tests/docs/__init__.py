@@ -1,0 +1,1 @@
+"""What the docs say, tested: commands typed, files checked, examples run."""

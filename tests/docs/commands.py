@@ -42,8 +42,15 @@ def commands_in(line: str) -> Iterator[list[str]]:
 
 
 def mistake_in(arguments: list[str]) -> str:
-    """What the program would complain of, were it called so; empty where it would not."""
+    """What the program would complain of, were it called so; empty where it would not.
+
+    Options before the command act as soon as they are parsed (``--install-completion`` writes to the user's home), so
+    it is only looked whether they exist.
+    """
     command = get_command(build())
+    if arguments and arguments[0].startswith("-"):
+        known = {option for parameter in command.params for option in parameter.opts} | {"-h", "--help"}
+        return "" if arguments[0] in known else f"there is no option {arguments[0]}"
     context: Any = None
     path = "pipeline"
     arguments = list(arguments)
@@ -56,7 +63,9 @@ def mistake_in(arguments: list[str]) -> str:
             if not rest:
                 return ""
             path, command, arguments = command.resolve_command(context, rest)
-    except typer.Exit:  # --help, --version
+    except typer.Exit:  # --help
         return ""
     except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command prints its help
+            return ""
         return f"{type(error).__name__}: {getattr(error, 'message', error)}"

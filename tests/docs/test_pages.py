@@ -44,8 +44,9 @@ def plugins() -> Plugins:
     return load_plugins().require_sound()
 
 
+@pytest.mark.slow
 def test_generated_sections_are_up_to_date() -> None:
-    check = [sys.executable, DOCS / "generate.py", "--check"]
+    check = [sys.executable, str(DOCS / "generate.py"), "--check"]
     done = subprocess.run(check, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -173,6 +174,5 @@ def test_every_state_of_a_source_is_documented() -> None:
     assert [state for state in states if f"| `{state}` |" not in read("commands.md")] == []
 
 
-def test_no_page_is_about_the_past_or_a_promise() -> None:
-    said = re.findall(r"(?i)\b(?:TODO|FIXME|coming soon|no longer|previously)\b[^\n]*", everything())
-    assert said == []
+def test_no_page_is_unfinished() -> None:
+    assert re.findall(r"(?i)\b(?:TODO|FIXME|TBD|coming soon)\b[^\n]*", everything()) == []

@@ -54,16 +54,19 @@ def run_tests(folder: Path, *options: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_tests_of_handlers_pass(tmp_path: Path) -> None:
     assert "4 passed" in run_tests(written("docs/handlers.md", tmp_path))
 
 
+@pytest.mark.slow
 def test_the_test_of_a_plugin_passes(tmp_path: Path) -> None:
     folder = written("docs/plugins.md", tmp_path)
     options = ("asyncio_mode=auto", "asyncio_default_fixture_loop_scope=function", "pythonpath=src")
     assert "1 passed" in run_tests(folder, *(part for option in options for part in ("-o", option)))
 
 
+@pytest.mark.slow
 def test_the_rows_and_counts_of_the_visits_arrive(tmp_path: Path) -> None:
     folder = written("docs/handlers.md", tmp_path)
     file = folder / "pipeline.toml"
@@ -78,6 +81,7 @@ def test_the_rows_and_counts_of_the_visits_arrive(tmp_path: Path) -> None:
     assert shell.type(f'python -c "{query.format("count(*) FROM visits")}"') == "(2,)\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["app.py", "health.py", "combined.py"])
 def test_the_apps_run_the_pipeline(name: str, tmp_path: Path) -> None:
     folder = written("docs/library.md", tmp_path)
@@ -98,6 +102,7 @@ asyncio.run(main())
     assert shell.type("python main.py").endswith("running: True\nrunning: False\n")
 
 
+@pytest.mark.slow
 def test_the_health_endpoint_says_how_the_pipeline_is(tmp_path: Path) -> None:
     folder = written("docs/library.md", tmp_path)
     write_minimal(folder)
@@ -113,9 +118,10 @@ with TestClient(app) as client:
     print(answer.json()["is_healthy"], answer.json()["sources"]["s"]["state"])
 """
     (folder / "main.py").write_text(script)
-    assert Shell(folder).type("python main.py") == "True running\n"
+    assert Shell(folder).type("python -W ignore main.py") == "True running\n"
 
 
+@pytest.mark.slow
 def test_the_programs_run_the_pipeline(tmp_path: Path) -> None:
     folder = written("docs/library.md", tmp_path)
     write_minimal(folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -45,11 +44,7 @@ def plugins_for(block: Block, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
             (folder / name).write_text(text)
     monkeypatch.syspath_prepend(STRANGER)
     stranger = EntryPoint("acme-orders", "acme_orders", "pipeline")
-    try:
-        return load_plugins([folder / "handlers.d"], installed=[*entry_points(group="pipeline"), stranger])
-    finally:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "acme_orders"]:
-            del sys.modules[name]
+    return load_plugins([folder / "handlers.d"], installed=[*entry_points(group="pipeline"), stranger])
 
 
 def loaded(block: Block, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Loaded:

@@ -27,6 +27,7 @@ async def test_a_stop_under_load_finishes_what_is_in_flight_and_the_next_start_r
             assert await books.processed() == len(file.read_text().split()) < EVENTS  # all that was begun, no more
             assert await books.states("jobs") == {}
             assert await books.owner() is None
+            assert "ERROR" not in runner.last_words()
         runner = site.run()
         await site.until_processed(books, EVENTS, 30, runner)
         await runner.stop()

@@ -98,6 +98,7 @@ async def carry_out(kill: Kill, site: Site, books: Books) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 async def test_twenty_kills_in_ten_thousand_events_lose_nothing_and_repeat_nothing(
     site: Site, workflows: Callable[[int], Awaitable[Workflows]]
 ) -> None:

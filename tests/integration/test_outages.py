@@ -54,13 +54,16 @@ async def test_while_the_database_is_down_finished_events_wait(
     site = replace(site, database_url=database.url)
     running = await workflows(50)
     await site.lay_out(admin_pipeline(site.stream))
+    await asyncio.to_thread(database.stop)
     async with site.by_amqp() as amqp, site.natively() as native:
         runner = site.run()
+        await until_said(runner, "source admin: paused")  # it was started while there was no database
+        await asyncio.to_thread(database.restart)
         async with published_all_the_time(running.ids, amqp, native) as sent:
             async with site.books() as books:
                 await until_more(site, books, runner)
             await asyncio.to_thread(database.kill if outage == "a kill -9" else database.stop)
-            await until_said(runner, "database is unavailable")
+            await until_said(runner, "until it is back")
             published = len(sent)
             await until(lambda: len(sent) >= published + 50, 10, "more events to be published", runner)
             await asyncio.to_thread(database.restart)

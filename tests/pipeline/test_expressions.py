@@ -207,6 +207,7 @@ JSON = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(["a", "b", "c"]), JSON, max_size=3))
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 def test_no_event_makes_an_expression_raise(data: dict[str, Any]) -> None:
     texts = ("data.a", "data.a.b", "data.a + data.b", "data.a > 1", "data", "string(data.a)", "data.a.map(k, k)")
@@ -219,6 +220,7 @@ def test_no_event_makes_an_expression_raise(data: dict[str, Any]) -> None:
 
 
 @given(st.text(alphabet="abdt.['\"]{}()+-<>=!&|?:,0 1rd", max_size=14))
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 def test_any_text_either_compiles_or_is_refused(text: str) -> None:
     with suppress(ExpressionError):

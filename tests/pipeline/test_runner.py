@@ -194,3 +194,75 @@ async def test_sigterm_ends_run_in_good_order(write: Write) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.wait_for(running, 10)
     assert not pipeline.is_running
+
+
+async def test_a_run_that_is_cancelled_stops_the_pipeline(write: Write) -> None:
+    pipeline = Pipeline.from_file(write(), environ={})
+    running = asyncio.create_task(pipeline.run())
+    await eventually(lambda: pipeline.is_running)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert not pipeline.is_running
+
+
+async def test_a_stop_during_the_start_leaves_nothing_running(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = Pipeline.from_file(write(), environ={})
+    create, reached, go_on = pipeline.connector.create_stream, asyncio.Event(), asyncio.Event()
+
+    async def slowly(stream: str) -> None:
+        reached.set()
+        await go_on.wait()
+        await create(stream)
+
+    monkeypatch.setattr(pipeline.connector, "create_stream", slowly)
+    starting = asyncio.create_task(pipeline.start())
+    await reached.wait()
+    stopping = asyncio.create_task(pipeline.stop())
+    await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.gather(starting, stopping, return_exceptions=True)
+    assert not pipeline.is_running
+    assert all(task.done() for task in pipeline._tasks)
+
+
+async def test_the_heartbeat_outlives_a_database_that_refuses_for_a_while(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline import runner
+    from pipeline.ledger.database import DatabaseRefused
+    from pipeline.ledger.instances import Instances
+
+    monkeypatch.setattr(runner, "_HEARTBEAT_SECONDS", 0.01)
+    beat, refused, beats = Instances.beat, 0, 0
+
+    async def sometimes(self: Instances, instance: object) -> None:
+        nonlocal refused, beats
+        if refused < 2:
+            refused += 1
+            raise DatabaseRefused("the password is wrong")
+        await beat(self, instance)  # type: ignore[arg-type]
+        beats += 1
+
+    monkeypatch.setattr(Instances, "beat", sometimes)
+    async with Pipeline.from_file(write(), environ={}):
+        await eventually(lambda: beats > 0)
+
+
+async def test_faststream_middlewares_see_each_batch(write: Write) -> None:
+    from prometheus_client import CollectorRegistry
+
+    from pipeline.streams.prometheus import StreamPrometheusMiddleware
+
+    registry = CollectorRegistry()
+    middleware = StreamPrometheusMiddleware(registry=registry)
+    async with Pipeline.from_file(write(), environ={}, middlewares=[middleware]) as pipeline:
+        await publish(pipeline, "1", "2", "3")
+        await eventually(lambda: pipeline.stats().messages_processed == 3)
+    counted = [
+        sample.value
+        for metric in registry.collect()
+        for sample in metric.samples
+        if sample.name == "pipeline_received_messages_total"
+    ]
+    assert counted == [3]

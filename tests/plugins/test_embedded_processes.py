@@ -17,6 +17,8 @@ import pytest
 from pipeline.connectors import BrokerRefused, Message, Outgoing, Start
 from pipeline_plugins.embedded import EmbeddedConnector
 
+pytestmark = pytest.mark.slow  # each starts processes
+
 Spawn = Callable[..., Awaitable[asyncio.subprocess.Process]]
 SCRIPT = Path(__file__).with_name("embedded_process.py")
 

@@ -1,0 +1,1 @@
+"""A plugin package as a stranger would write it, and what comes of installing it."""

@@ -16,6 +16,8 @@ import pytest
 
 from tests.docs.shell import Running, Shell, until
 
+pytestmark = pytest.mark.slow  # each starts processes
+
 PACKAGE = Path(__file__).parent / "acme_orders"
 PIPELINE = "python -m pipeline"
 FILE = """

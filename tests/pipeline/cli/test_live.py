@@ -12,6 +12,8 @@ import pytest
 from pipeline.cli import live
 from tests.pipeline.cli.support import HELLO, process, run, write
 
+pytestmark = pytest.mark.slow  # each starts processes
+
 CONTROL = HELLO.replace('"log"', '"workflow-control"')
 RESOURCE = """
 from typing import ClassVar

@@ -13,6 +13,8 @@ import pytest
 
 from tests.pipeline.cli.support import HELLO, Terminal, eventually, process, run, running, write
 
+pytestmark = pytest.mark.slow  # each starts processes
+
 UP = "another terminal"
 SLOW = """
 import asyncio

@@ -6,7 +6,11 @@ import re
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from tests.pipeline.cli.support import HELLO, Terminal, run, write
+
+pytestmark = pytest.mark.slow  # each starts processes
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
+from sqlmodel import select
 
 from pipeline.config.models import Policy, RetryPolicy
 from pipeline.errors import Reject, Retry, Skip, Unavailable
 from pipeline.events import Event
 from pipeline.handlers import Context, Delivery
+from pipeline.ledger.tables import OutcomeRow
 from tests.pipeline.dispatch.harness import batch_stage, bench, eventually, message, route, stage
 
 
@@ -580,3 +582,51 @@ async def test_a_commit_that_fails_unexpectedly_ends_the_source_with_its_error(
         await pipe.feed(message(1))
         await eventually(lambda: len(pipe.ended) == 1)
         assert isinstance(pipe.ended[0], AssertionError)
+
+
+async def test_a_validator_that_breaks_makes_its_event_dead_and_not_the_source(tmp_path: Path) -> None:
+    class Order(BaseModel):
+        number: int
+
+        @field_validator("number")
+        @classmethod
+        def known(cls, number: int) -> int:
+            return {1: 1}[number]
+
+    async def handle(batch: list[Delivery]) -> None:
+        """Takes any events."""
+
+    async with bench(tmp_path, [batch_stage("x", handle, models={"#": Order})]) as pipe:
+        await pipe.feed(message(1, {"number": 1}), message(2, {"number": 2}))
+        await pipe.settle(2)
+        assert pipe.outcomes == {"handled": 1, "dead": 1}
+        assert pipe.ended == []
+
+
+async def test_the_journal_holds_one_row_for_a_route_that_a_handler_skipped(tmp_path: Path) -> None:
+    async def skips(event: Event[Any], context: Context) -> None:
+        raise Skip("not ours")
+
+    async def audit(event: Event[Any], context: Context) -> None:
+        """Takes any event."""
+
+    async with bench(tmp_path, [stage("x", skips), stage("z", audit)], [route(["x"], ["z"])], journal=True) as pipe:
+        await pipe.feed(message(1))
+        await pipe.settle(1)
+        rows = await pipe.database.fetch(OutcomeRow, select(OutcomeRow))
+        assert [(row.route, str(row.outcome), row.reason) for row in rows] == [("#", "filtered", "not ours")]
+
+
+async def test_the_dead_letter_of_a_route_keeps_its_reason_where_a_finally_stage_fails_too(tmp_path: Path) -> None:
+    async def control(event: Event[Any], context: Context) -> None:
+        raise Reject("no such workflow", kind="not_found")
+
+    async def audit(event: Event[Any], context: Context) -> None:
+        raise Reject("no such column")
+
+    async with bench(tmp_path, [stage("x", control), stage("z", audit)], [route(["x"], ["z"])]) as pipe:
+        await pipe.feed(message(1))
+        await pipe.settle(1)
+        (dead,) = await pipe.dead()
+        assert (dead.stage, dead.kind) == ("x", "not_found")
+        assert dead.reason == "no such workflow; then z: no such column"
