@@ -175,7 +175,7 @@ def handler(
     annotation ``event: Event[Model]`` declares the model of its data for every routing key.
 
     Raises:
-        PluginError: The function is not async, or takes other arguments.
+        PluginError: The function is not async, takes other arguments, or its ``Event[…]`` names no pydantic model.
     """
 
     def mark(function: HandlerFunction) -> HandlerFunction:
@@ -206,7 +206,7 @@ def _class_for(
         raise PluginError(f"{where} takes {arguments} arguments: write (event) or (event, context)")
     body: dict[str, Any] = {
         "name": name,
-        "models": models or _model_of(function),
+        "models": models or _model_of(function, where),
         "resources": resources,
         "__doc__": function.__doc__,
         "__module__": function.__module__,
@@ -223,7 +223,7 @@ def _method_of(function: HandlerFunction, arguments: int) -> Callable[..., Await
     return lambda self, event, context: function(event, context)
 
 
-def _model_of(function: HandlerFunction) -> Mapping[str, type[BaseModel]]:
+def _model_of(function: HandlerFunction, where: str) -> Mapping[str, type[BaseModel]]:
     """The model in ``event: Event[Model]``, for every routing key."""
     try:
         hints = get_type_hints(function)
@@ -232,5 +232,7 @@ def _model_of(function: HandlerFunction) -> Mapping[str, type[BaseModel]]:
     first = next(iter(inspect.signature(function).parameters))
     annotation = hints.get(first)
     if get_origin(annotation) is Event and (model := get_args(annotation)[0]) is not Any:
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            raise PluginError(f"{where} takes Event[{model!r}]: name a pydantic model, or write Event alone")
         return {"#": model}
     return {}

@@ -69,6 +69,11 @@ class Dependencies:
                 await resource.probe()
         except TimeoutError:
             return f"no answer within {_PROBE_TIMEOUT:g} s"
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return "its probe was cancelled from within"  # a client's own doing; it must not end whoever asked
         except Exception as error:  # noqa: BLE001 - whatever a probe raises says that it failed
             return error.reason if isinstance(error, Unavailable) else str(error)
         return None

@@ -126,6 +126,7 @@ class StageQueue:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.critical("stage %s: the engine itself failed", self.stage.name, exc_info=error)
             self._source.failed(error)
+        self.resume()  # a flight may have come when this worker had ended, and still counted
 
     async def _work_singly(self) -> None:
         ready, stage, source = self._ready, self.stage, self._source

@@ -104,7 +104,11 @@ class Window:
 
     def admit_done(self, offset: int, timestamp: int) -> None:
         """Take in a message that an earlier run finished."""
-        self._items.append(_Closed(offset, offset, timestamp, 1))
+        items = self._items
+        if items and type(before := items[-1]) is _Closed:
+            items[-1] = _Closed(before.first, offset, timestamp, before.messages + 1)
+        else:
+            items.append(_Closed(offset, offset, timestamp, 1))
         self._ahead += 1
         self.last = offset
         self.last_timestamp = timestamp

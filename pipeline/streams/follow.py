@@ -100,6 +100,11 @@ async def follow(
                     success.delivered = True
                     yield batch
             problem = StreamState("down", "the connector ended the read without saying why")
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            problem = StreamState("down", "the read was cancelled from within the connector")
         except Unavailable as error:
             problem = StreamState("down", str(error))
         except BrokerRefused as error:

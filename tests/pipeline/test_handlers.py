@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from pydantic import BaseModel
 
 from pipeline import Context, Event, Handler, NoOptions, handler
 from pipeline.config.models import Policy
+from pipeline.errors import PluginError
 from pipeline.handlers import marks_of
 
 
@@ -93,3 +95,11 @@ def test_an_events_time_is_aware_and_its_variables_are_what_expressions_see() ->
     assert one.variables() == {
         "routing_key": "a.b", "id": "e1", "data": {"number": 1}, "headers": {}, "time": one.time,
     }  # fmt: skip
+
+
+def test_an_event_of_what_is_no_model_is_refused() -> None:
+    with pytest.raises(PluginError, match="name a pydantic model"):
+
+        @handler("odd")
+        async def odd(event: Event[dict[str, Any]]) -> None:
+            """Takes any event."""

@@ -179,3 +179,22 @@ async def test_the_stats_begin_where_the_source_stands_and_end_with_nothing_in_f
         again.stop(1)
         await running
         assert again.stats.in_flight == 0
+
+
+async def test_a_read_that_is_cancelled_from_within_is_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, times = MemoryConnector.read, 0
+
+    async def breaks_once(self: MemoryConnector, *arguments: Any, **named: Any) -> AsyncIterator[Any]:
+        nonlocal times
+        times += 1
+        if times == 1:
+            raise asyncio.CancelledError
+        async for batch in read(self, *arguments, **named):
+            yield batch
+
+    monkeypatch.setattr(MemoryConnector, "read", breaks_once)
+    async with site(tmp_path) as s:
+        await s.publish(2)
+        await eventually(lambda: s.stats.processed == 2)

@@ -72,7 +72,7 @@ class EmbeddedServer:
         for port in filter(None, (self._options.port, self._options.ui_port)):
             if not _is_free(port):
                 raise UserError(f"[resource.temporal]: port {port} is taken: choose another, or leave it out")
-        await self._spawn(program)
+        await self._spawn_somewhere(program)
         self._watch = asyncio.create_task(self._keep_running(program), name="embedded-temporal")
 
     def find(self) -> bool:
@@ -92,6 +92,18 @@ class EmbeddedServer:
         self._tenancy.release()
         self.owned = self.ready = False
         self.port = 0
+
+    async def _spawn_somewhere(self, program: str) -> None:
+        """Start the process; where another program took the port in this very moment, on another one."""
+        for tries_left in (2, 1, 0):
+            try:
+                await self._spawn(program)
+                return
+            except UserError:
+                if self._options.port or not tries_left or _is_free(self.port):
+                    raise
+                await self._end()
+                self.port = _free_port()
 
     async def _spawn(self, program: str) -> None:
         """Start the process, and wait until it answers."""

@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 import aio_pika
 from aio_pika.abc import AbstractExchange
 from rstream import AMQPMessage, ConfirmationStatus, Producer, Properties
+from yarl import URL
 
 from tests.integration.rig.events import Sent
 
@@ -46,9 +47,20 @@ class _AmqpPublisher:
 
 
 @asynccontextmanager
+async def _connected(amqp_url: str) -> AsyncIterator[aio_pika.Connection]:
+    """A connection that is closed also where connecting fails: left to the garbage collector, it would warn there."""
+    connection = aio_pika.Connection(URL(amqp_url))
+    try:
+        await connection.connect()
+        yield connection
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
 async def by_amqp(amqp_url: str, stream: str) -> AsyncIterator[Publisher]:
     """An AMQP 0.9.1 client; declares the stream and a topic exchange that routes everything to it."""
-    async with await aio_pika.connect(amqp_url) as connection:
+    async with _connected(amqp_url) as connection:
         channel = await connection.channel()
         queue = await channel.declare_queue(stream, durable=True, arguments={"x-queue-type": "stream"})
         exchange = await channel.declare_exchange(f"{stream}.topic", aio_pika.ExchangeType.TOPIC, durable=True)
@@ -104,7 +116,7 @@ async def natively(stream_url: str, stream: str) -> AsyncIterator[Publisher]:
 
 async def delete(amqp_url: str, stream: str) -> None:
     """Delete the stream and its exchange."""
-    async with await aio_pika.connect(amqp_url) as connection:
+    async with _connected(amqp_url) as connection:
         channel = await connection.channel()
         await channel.queue_delete(stream)
         await channel.exchange_delete(f"{stream}.topic")

@@ -630,3 +630,24 @@ async def test_the_dead_letter_of_a_route_keeps_its_reason_where_a_finally_stage
         (dead,) = await pipe.dead()
         assert (dead.stage, dead.kind) == ("x", "not_found")
         assert dead.reason == "no such workflow; then z: no such column"
+
+
+async def test_a_probe_that_is_cancelled_from_within_does_not_leave_the_source_paused(tmp_path: Path) -> None:
+    class Odd(Crm):
+        async def probe(self) -> None:
+            self.probes += 1
+            if self.probes == 1:
+                raise asyncio.CancelledError
+
+    odd, tries = Odd(), 0
+
+    async def handle(event: Event[Any], context: Context) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise Unavailable("crm")
+
+    async with bench(tmp_path, [stage("x", handle)], resources={"crm": odd}) as pipe:
+        await pipe.feed(message(1))
+        await pipe.settle(1)
+        assert pipe.source.window.paused == {}

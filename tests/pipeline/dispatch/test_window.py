@@ -158,3 +158,13 @@ def test_open_lists_what_is_not_finished(count: int) -> None:
     flights = admit(window, *range(count))
     window.progress(flights[::2])
     assert list(window.open()) == flights[1::2]
+
+
+async def test_what_an_earlier_run_finished_is_one_range_however_long_it_is() -> None:
+    window = Window(Progress(0, 5, ((2, 10_001),)), 10, 100_000)
+    window.admit(flight(1))
+    for offset in range(2, 10_002):
+        window.admit_done(offset, 6)
+    window.admitted()
+    assert len(window._items) == 2
+    assert window.progress() == Progress(0, 5, ((2, 10_001),))

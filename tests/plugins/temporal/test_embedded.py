@@ -119,6 +119,22 @@ async def test_a_taken_default_port_is_no_obstacle(database: Path, monkeypatch: 
             assert server_of(database).port != port
 
 
+async def test_a_port_that_is_taken_in_the_moment_of_starting_is_exchanged(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        looks = iter([True])  # free at the first look, taken when the server comes
+        really_free = embedded._is_free
+        monkeypatch.setattr(embedded, "DEFAULT_PORT", port)
+        monkeypatch.setattr(embedded, "_is_free", lambda asked: next(looks, None) or really_free(asked))
+        async with running(database) as resource:
+            await resource.probe()
+            assert server_of(database).port != port
+
+
 @pytest.mark.parametrize("key", ["port", "ui_port"])
 async def test_a_taken_port_that_was_asked_for_is_named(database: Path, key: str) -> None:
     with socket.socket() as taken:
