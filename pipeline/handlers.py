@@ -227,8 +227,11 @@ def _model_of(function: HandlerFunction, where: str) -> Mapping[str, type[BaseMo
     """The model in ``event: Event[Model]``, for every routing key."""
     try:
         hints = get_type_hints(function)
-    except NameError:
-        return {}
+    except NameError as error:
+        raise PluginError(
+            f"{where}: an annotation can't be resolved ({error}): import what it names at run time, not for type "
+            "checking only"
+        ) from None
     first = next(iter(inspect.signature(function).parameters))
     annotation = hints.get(first)
     if get_origin(annotation) is Event and (model := get_args(annotation)[0]) is not Any:

@@ -133,9 +133,11 @@ class Pipeline:
         await broker.connect()
         self._stack.push_async_callback(broker.stop)
         router = Router(self.config.route)
-        shared = Shared(owner_id(), broker, self.connector, Ledger(self.database), router, self.resources)
+        ledger = Ledger(self.database)
+        shared = Shared(owner_id(), broker, self.connector, ledger, self._creates_streams(), router, self.resources)
         for name, table in self.config.source.items():
-            await self._create_stream(table.stream)
+            if shared.create_streams:
+                await self._create_stream(table.stream)
             stages = await self._start_stages(name)
             self._supervisors.append(SourceSupervisor(name, table, stages, shared, self._stats[name]))
         self._tasks = [
@@ -248,10 +250,16 @@ class Pipeline:
             await resource.start()
             self.resources[name] = resource
 
-    async def _create_stream(self, stream: str) -> None:
+    def _creates_streams(self) -> bool:
         wanted = self.config.broker.create_streams
-        if wanted or (wanted is None and self.connector.creates_streams):
+        return self.connector.creates_streams if wanted is None else wanted
+
+    async def _create_stream(self, stream: str) -> None:
+        """Create it now, so that others can publish once this is started; its source sees to it where this fails."""
+        try:
             await self.connector.create_stream(stream)
+        except Unavailable as error:
+            _log.warning("%s; the stream %s is created when it is back", error, stream)
 
     async def _start_stages(self, source: str) -> dict[str, Stage]:
         """One instance of each stage that the source's routes name."""

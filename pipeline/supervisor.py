@@ -47,6 +47,7 @@ class Shared:
         broker: The FastStream broker.
         connector: The connector under it.
         ledger: Where everything is committed.
+        create_streams: Whether missing streams are created.
         router: The compiled routes.
         resources: The opened resources by name.
     """
@@ -55,6 +56,7 @@ class Shared:
     broker: StreamBroker
     connector: Connector
     ledger: Ledger
+    create_streams: bool
     router: Router
     resources: Mapping[str, Any]
 
@@ -90,7 +92,7 @@ class SourceSupervisor:
             BrokerRefused: The broker said no when it was first asked: no such stream, a refused login.
         """
         while not self._stop.is_set():
-            lease = await self._or_stop(self._acquire())
+            lease = await self._or_stop(self._prepare())
             if lease is None:
                 break
             await self._own(lease)
@@ -114,18 +116,25 @@ class SourceSupervisor:
 
     # Standing by
 
-    async def _acquire(self) -> Lease:
-        key = SourceKey(self.name, self._table.group, self._table.stream)
+    async def _prepare(self) -> Lease:
+        """The lease, once the stream is there; waits for a broker and a database that are away."""
         failures = 0
         while True:
             try:
-                return await acquire(
-                    self._shared.ledger, key, self._shared.owner, ttl=LEASE_SECONDS, on_standby=self._standing_by
-                )
+                if self._shared.create_streams:
+                    await self._shared.connector.connect()
+                    await self._shared.connector.create_stream(self._table.stream)
+                return await self._acquire()
             except Unavailable as error:
                 failures += 1
                 self._tell("paused", str(error))
                 await asyncio.sleep(backoff(failures, 0.2, 5.0, jitter=0.2))
+
+    async def _acquire(self) -> Lease:
+        key = SourceKey(self.name, self._table.group, self._table.stream)
+        return await acquire(
+            self._shared.ledger, key, self._shared.owner, ttl=LEASE_SECONDS, on_standby=self._standing_by
+        )
 
     def _standing_by(self, standing: Standing) -> None:
         self._tell("standby", f"runner {standing.owner} owns the source")
@@ -194,9 +203,11 @@ class SourceSupervisor:
         if not ended.done() or error is not None:
             try:
                 await self._store_offset(lease)
-                await self._shared.ledger.release(lease)
-            except (Unavailable, DatabaseRefused) as unavailable:
-                _log.warning("source %s: its lease could not be released: %s", self.name, unavailable)
+                async with asyncio.timeout(_RENEW_SECONDS):  # the lease runs out by itself: not worth a long wait
+                    await self._shared.ledger.release(lease)
+            except (Unavailable, DatabaseRefused, TimeoutError) as problem:
+                reason = str(problem) or f"no answer within {_RENEW_SECONDS:g} s"
+                _log.warning("source %s: its lease could not be released: %s", self.name, reason)
         if error is not None:
             self.stats.last_error = str(error)
             self._tell("failed", str(error))
@@ -277,7 +288,7 @@ class SourceSupervisor:
         # A window that is full for a moment is the normal state under load, not an outage.
         causes = {cause: why for cause, why in source.window.paused.items() if cause != "window"}
         reasons = [reason for reason in (self._reader_problem, *causes.values()) if reason]
-        self._tell("paused" if reasons else "running", "; ".join(reasons))
+        self._tell("paused" if reasons else "running", "; ".join(dict.fromkeys(reasons)))
 
     def _tell(self, state: str, reason: str = "") -> None:
         if (state, reason) != (self.stats.state, self.stats.reason):

@@ -103,3 +103,12 @@ def test_an_event_of_what_is_no_model_is_refused() -> None:
         @handler("odd")
         async def odd(event: Event[dict[str, Any]]) -> None:
             """Takes any event."""
+
+
+async def names_what_is_not_there(event: Event[Missing]) -> None:  # type: ignore[name-defined]  # noqa: F821
+    ...
+
+
+def test_a_model_that_is_not_imported_at_run_time_is_refused() -> None:
+    with pytest.raises(PluginError, match="'Missing' is not defined"):
+        handler("typed")(names_what_is_not_there)

@@ -266,3 +266,19 @@ async def test_faststream_middlewares_see_each_batch(write: Write) -> None:
         if sample.name == "pipeline_received_messages_total"
     ]
     assert counted == [3]
+
+
+async def test_a_broker_that_is_away_at_the_start_is_waited_for_and_its_stream_is_then_created(write: Write) -> None:
+    from pipeline_plugins.memory import MemoryStore
+
+    store = MemoryStore.named("away")
+    store.fail()
+    path = write(broker="memory://away")
+    async with Pipeline.from_file(path, environ={}) as pipeline:
+        await eventually(lambda: pipeline.stats().sources["s"].state == "paused")
+        assert not pipeline.stats().is_healthy
+        store.recover()
+        await eventually(lambda: pipeline.stats().is_healthy)
+        await publish(pipeline, "1")
+        await eventually(lambda: pipeline.stats().messages_processed == 1)
+    assert seen(path) == ["1"]

@@ -98,12 +98,13 @@ class EmbeddedServer:
         for tries_left in (2, 1, 0):
             try:
                 await self._spawn(program)
-                return
             except UserError:
                 if self._options.port or not tries_left or _is_free(self.port):
                     raise
                 await self._end()
                 self.port = _free_port()
+            else:
+                return
 
     async def _spawn(self, program: str) -> None:
         """Start the process, and wait until it answers."""
