@@ -16,7 +16,7 @@ run: $(INSTALLED) ## run the sample pipeline on the embedded default: no server 
 	@exec $(BIN)/pipeline run pipeline.toml
 
 test: $(INSTALLED) ## run every test, on real servers; ARGS='-k name' chooses
-	@exec $(SERVICES) run -- $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+	@exec $(SERVICES) run -- $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-unit: $(INSTALLED) ## run the fast tests, which need no server
 	@exec $(BIN)/pytest -n 2 -m 'not integration and not slow' --ignore tests/docs --ignore tests/third_party $(ARGS)

@@ -34,6 +34,9 @@ def sample_worker(client: Client, task_queue: str = TASK_QUEUE) -> Worker:
         task_queue=task_queue,
         workflows=[SampleWorkflow],
         workflow_runner=runner,
+        # Its deadlock detector would interrupt a workflow that takes two seconds for a step, as any may on a busy
+        # machine, and may do so within a log record: its lock then stays taken, and with it the whole process.
+        debug_mode=True,
         build_id="sample",  # the default is a hash of all loaded modules' code, which takes seconds
     )
 
