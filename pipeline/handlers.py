@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from typing_extensions import TypeVar
 
 from pipeline.config.models import Policy
@@ -17,7 +17,7 @@ from pipeline.errors import PluginError
 from pipeline.events import Event, Outcome
 from pipeline.resources import NoOptions
 
-__all__ = ["Context", "Delivery", "Handler", "HandlerFunction", "Setup", "handler", "marks_of"]
+__all__ = ["Context", "Delivery", "Handler", "HandlerFunction", "Setup", "handler", "marks_of", "refuse_unfit"]
 
 OptionsT = TypeVar("OptionsT", bound=BaseModel, default=Any)
 _REQUESTS = uuid.UUID("6f0e5f4e-7f0b-4b57-9d53-0a3c5a3d8a11")  # the name space of request ids; never change it
@@ -167,19 +167,30 @@ def handler(
     *,
     models: Mapping[str, type[BaseModel]] | None = None,
     resources: tuple[str, ...] = (),
-    policy: Policy | None = None,
+    policy: Policy | Mapping[str, Any] | None = None,
 ) -> Callable[[HandlerFunction], HandlerFunction]:
     """Mark an async function of ``(event)`` or ``(event, context)`` as the handler of this name.
 
     The decorator only marks: the function stays as it is, and the loader finds it in the modules that it loads. An
     annotation ``event: Event[Model]`` declares the model of its data for every routing key.
 
+    Args:
+        name: What a stage's ``use`` names it by.
+        models: Routing-key pattern → model of the data.
+        resources: Names of the resources that it needs.
+        policy: The default policy of its stages: a `Policy`, or its keys as in ``pipeline.toml``.
+
     Raises:
-        PluginError: The function is not async, takes other arguments, or its ``Event[…]`` names no pydantic model.
+        PluginError: There is no name, the function is not async or takes other arguments, its ``Event[…]`` names no
+            pydantic model, or models, resources or policy are wrong.
     """
+    if not isinstance(name, str):
+        raise PluginError(f"@handler needs a name: write @handler({getattr(name, '__name__', 'name')!r})")
 
     def mark(function: HandlerFunction) -> HandlerFunction:
-        setattr(function, _MARK, _class_for(function, name, models, resources, policy))
+        factory = _class_for(function, name, models, resources, policy)
+        refuse_unfit(factory)
+        setattr(function, _MARK, factory)
         return function
 
     return mark
@@ -191,14 +202,31 @@ def marks_of(module: Any) -> list[HandlerFactory]:
     return [factory for factory in found if factory is not None]
 
 
+def refuse_unfit(handler: type[Handler[Any]]) -> None:
+    """Raise `PluginError` where a handler class can't work: nothing to call, wrong models or resources."""
+    where = f"the handler {handler.name!r} ({handler.__qualname__})"
+    resources: Any = handler.resources
+    models: Any = handler.models
+    if handler.handle is Handler.handle and handler.handle_batch is Handler.handle_batch:
+        raise PluginError(f"{where} defines neither handle nor handle_batch")
+    if isinstance(resources, str):
+        raise PluginError(f"{where}: resources is a text: write ({resources!r},)")
+    if not isinstance(models, Mapping):
+        raise PluginError(f"{where}: models is {models!r}: write a routing-key pattern for each model")
+    for pattern, model in models.items():
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            raise PluginError(f"{where}: models[{pattern!r}] is {model!r}: name a pydantic model")
+
+
 def _class_for(
     function: HandlerFunction,
     name: str,
     models: Mapping[str, type[BaseModel]] | None,
     resources: tuple[str, ...],
-    policy: Policy | None,
+    policy: Policy | Mapping[str, Any] | None,
 ) -> HandlerFactory:
-    where = f"handler {name!r} ({function.__module__}.{function.__qualname__})"
+    code = getattr(function, "__code__", None)
+    where = f"handler {name!r} ({code.co_filename}:{code.co_firstlineno})" if code else f"handler {name!r}"
     if not inspect.iscoroutinefunction(function):
         raise PluginError(f"{where} is not async: write 'async def'")
     arguments = len(inspect.signature(function).parameters)
@@ -212,9 +240,17 @@ def _class_for(
         "__module__": function.__module__,
     }
     if policy is not None:
-        body["policy"] = policy
+        body["policy"] = _policy(policy, where)
     body["handle"] = _method_of(function, arguments)
     return type(function.__name__, (Handler,), body)
+
+
+def _policy(policy: Policy | Mapping[str, Any], where: str) -> Policy:
+    try:
+        return Policy.model_validate(policy)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise PluginError(f"{where}: its policy is wrong: {faults}") from None
 
 
 def _method_of(function: HandlerFunction, arguments: int) -> Callable[..., Awaitable[None]]:

@@ -19,7 +19,7 @@ from pipeline import hookspecs
 from pipeline.config.catalog import Catalog
 from pipeline.connectors import Connector
 from pipeline.errors import PluginError
-from pipeline.handlers import Handler, marks_of
+from pipeline.handlers import Handler, marks_of, refuse_unfit
 from pipeline.resources import Resource
 
 if TYPE_CHECKING:
@@ -166,6 +166,7 @@ def _register(plugin: LoadedPlugin, manager: pluggy.PluginManager) -> LoadedPlug
         manager.register(module, plugin.name)
         plugin.handlers = marks_of(module)
         plugin.handlers += _call(manager, module, "pipeline_handlers", Handler)
+        _refuse_forgotten(module, plugin.handlers)
         plugin.connectors = _call(manager, module, "pipeline_connectors", Connector)
         plugin.resources = _call(manager, module, "pipeline_resources", Resource)
         plugin.find_branches = partial(_call, manager, module, "pipeline_tables", None)
@@ -192,7 +193,20 @@ def _call(manager: pluggy.PluginManager, module: Any, hook: str, kind: type[Any]
             raise PluginError(f"{hook}() returned {item!r}: return subclasses of pipeline's {kind.__name__}")
         if kind is not Connector and not getattr(item, "name", ""):
             raise PluginError(f"{item.__qualname__} has no name: set the class attribute 'name'")
+        if issubclass(item, Handler):
+            refuse_unfit(item)
     return found
+
+
+def _refuse_forgotten(module: Any, registered: list[type[Handler[Any]]]) -> None:
+    """A handler class that the module defines and names, but does not register, is most likely forgotten."""
+    for item in vars(module).values():
+        named = isinstance(item, type) and issubclass(item, Handler) and "name" in vars(item)
+        if named and item.__module__ == module.__name__ and not any(issubclass(known, item) for known in registered):
+            raise PluginError(
+                f"the class {item.__qualname__} (handler {item.name!r}) is not registered: return it from a hook "
+                "pipeline_handlers(), or leave its name out where it is a base class"
+            )
 
 
 def _refuse_unknown_hooks(manager: pluggy.PluginManager, loaded: list[LoadedPlugin]) -> None:

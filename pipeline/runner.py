@@ -6,22 +6,19 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from pipeline.config.load import Loaded, load, peek
 from pipeline.errors import PipelineError, Unavailable, UserError
+from pipeline.heartbeat import beat
 from pipeline.ledger.database import Database
-from pipeline.ledger.instances import Instances
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.migrations import migrate, pending
 from pipeline.ledger.owner import owner_id
-from pipeline.ledger.tables import Instance
 from pipeline.plugins import Plugins, load_plugins
 from pipeline.resources import Resource
 from pipeline.routing import Router
@@ -32,8 +29,7 @@ from pipeline.supervisor import Shared, SourceSupervisor
 
 __all__ = ["Pipeline"]
 
-_HEARTBEAT_SECONDS = 1.0
-_INSTANCES_KEPT = timedelta(days=1)
+_PROBE_SECONDS = 10.0
 _log = logging.getLogger("pipeline.runner")
 
 
@@ -61,6 +57,7 @@ class Pipeline:
         self._supervisors: list[SourceSupervisor] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._heart: asyncio.Task[None] | None = None
+        self._look: asyncio.Task[None] | None = None
         self._stack = AsyncExitStack()
         self._stopping = asyncio.Event()
         self._starting = asyncio.Lock()
@@ -143,7 +140,8 @@ class Pipeline:
         self._tasks = [
             asyncio.create_task(supervisor.run(), name=f"source {supervisor.name}") for supervisor in self._supervisors
         ]
-        self._heart = asyncio.create_task(self._heartbeat(), name="heartbeat")
+        self._heart = asyncio.create_task(beat(self.database, self.config.pipeline.name, self.stats), name="heartbeat")
+        self._look = asyncio.create_task(self._look_at_resources(), name="look at the resources")
 
     async def wait(self) -> None:
         """Return when it is stopped; a source that fails for good ends it, and its error is raised here."""
@@ -187,9 +185,10 @@ class Pipeline:
             for supervisor in self._supervisors:
                 supervisor.stop(self.config.pipeline.grace)
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            if self._heart is not None:
-                self._heart.cancel()
-                await asyncio.gather(self._heart, return_exceptions=True)
+            aside = [task for task in (self._heart, self._look) if task is not None]
+            for task in aside:
+                task.cancel()
+            await asyncio.gather(*aside, return_exceptions=True)
             await self._stack.aclose()
         finally:
             self._running = False
@@ -243,6 +242,19 @@ class Pipeline:
                 f"run 'pipeline migrate {self.loaded.path}' first"
             )
 
+    async def _look_at_resources(self) -> None:
+        """Warn of a resource that does not answer at the start; its events will wait for it."""
+
+        async def look(name: str, resource: Resource[Any]) -> None:
+            try:
+                async with asyncio.timeout(_PROBE_SECONDS):
+                    await resource.probe()
+            except (PipelineError, TimeoutError) as error:
+                reason = str(error) or f"no answer within {_PROBE_SECONDS:g} s"
+                _log.warning("resource %s: %s; events that need it will wait", name, reason)
+
+        await asyncio.gather(*(look(name, resource) for name, resource in self.resources.items()))
+
     async def _open_resources(self) -> None:
         for name in self.loaded.resources:
             resource = self.loaded.resource(name)(self.loaded.resource_options(name))
@@ -275,29 +287,3 @@ class Pipeline:
             await stage.start(self.config.pipeline.name, self.resources)
             stages[name] = stage
         return stages
-
-    # Heartbeat
-
-    async def _heartbeat(self) -> None:
-        """Write a row each second, for ``pipeline stats``; a database that is away, or refuses, delays it."""
-        instances = Instances(self.database)
-        name, host, pid = self.config.pipeline.name, socket.gethostname(), os.getpid()
-        started = datetime.now(UTC)
-        row = f"{host}-{pid}-{int(started.timestamp())}"
-        try:
-            while True:
-                try:
-                    stats = self.stats().as_json()
-                    await instances.beat(
-                        Instance(id=row, pipeline=name, host=host, pid=pid, started_at=started, stats=stats)
-                    )
-                except PipelineError as error:
-                    _log.debug("no heartbeat: %s", error)
-                await asyncio.sleep(_HEARTBEAT_SECONDS)
-        finally:
-            try:
-                async with asyncio.timeout(_HEARTBEAT_SECONDS):
-                    await instances.remove(row)
-                    await instances.purge(_INSTANCES_KEPT)
-            except (PipelineError, TimeoutError) as error:
-                _log.debug("the heartbeat's row stays: %s", error)

@@ -145,7 +145,12 @@ class SourceTable(Table):
     )
     journal: bool = Field(False, description="Keep a row for every outcome, not only for dead ones.")
     batch: int = Field(500, ge=1, le=10_000, description="How many messages are taken from the broker at a time.")
-    window: int = Field(5_000, ge=1, le=1_000_000, description="How many messages may be in flight.")
+    window: int = Field(
+        5_000,
+        ge=1,
+        le=1_000_000,
+        description="How many messages may be in flight before reading pauses; a batch that has come is taken in.",
+    )
     max_ahead: int = Field(
         100_000, ge=1, le=10_000_000, description="How many messages may be finished beyond one that is not."
     )

@@ -72,6 +72,8 @@ def test_a_local_file_may_implement_hooks(tmp_path: Path) -> None:
         class Mine(Handler):
             name = "mine"
 
+            async def handle(self, event, context): ...
+
         @hookimpl
         def pipeline_handlers():
             return [Mine]
@@ -186,3 +188,34 @@ def test_two_files_of_one_name_in_two_folders_are_two_plugins(tmp_path: Path) ->
         )
     catalog = load_plugins([tmp_path / "a", tmp_path / "b"], installed=()).require_sound().catalog()
     assert sorted(catalog.handlers) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("@handler\nasync def h(event): ...", "write @handler('h')"),
+        ("@handler('h', policy={'timeot': 3})\nasync def h(event): ...", "its policy is wrong: timeot"),
+        ("@handler('h', resources='temporal')\nasync def h(event): ...", "write ('temporal',)"),
+        ("@handler('h', models={'a.*': 3})\nasync def h(event): ...", "models['a.*'] is 3: name a pydantic model"),
+        ("@handler('h', models=['x'])\nasync def h(event): ...", "write a routing-key pattern for each model"),
+        (
+            "class Mine(Handler):\n    name = 'mine'\n    async def handle(self, event, context): ...",
+            "is not registered",
+        ),
+        (
+            "class Mine(Handler):\n    name = 'mine'\n@hookimpl\ndef pipeline_handlers(): return [Mine]",
+            "defines neither handle nor handle_batch",
+        ),
+    ],
+)
+def test_a_handler_that_could_not_work_is_refused_when_it_is_loaded(tmp_path: Path, text: str, said: str) -> None:
+    message = error_of(local(tmp_path, f"from pipeline import Handler, handler, hookimpl\n{text}\n"))
+    assert said in message
+    assert "mine.py" in message
+
+
+def test_a_policy_may_be_written_as_in_the_file(tmp_path: Path) -> None:
+    plugins = local(
+        tmp_path, "from pipeline import handler\n@handler('h', policy={'timeout': '3s'})\nasync def h(event): ...\n"
+    )
+    assert plugins.require_sound().catalog().handlers["h"].policy.timeout == 3

@@ -229,11 +229,11 @@ async def test_a_stop_during_the_start_leaves_nothing_running(write: Write, monk
 async def test_the_heartbeat_outlives_a_database_that_refuses_for_a_while(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline import runner
+    from pipeline import heartbeat
     from pipeline.ledger.database import DatabaseRefused
     from pipeline.ledger.instances import Instances
 
-    monkeypatch.setattr(runner, "_HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(heartbeat, "_SECONDS", 0.01)
     beat, refused, beats = Instances.beat, 0, 0
 
     async def sometimes(self: Instances, instance: object) -> None:
@@ -282,3 +282,14 @@ async def test_a_broker_that_is_away_at_the_start_is_waited_for_and_its_stream_i
         await publish(pipeline, "1")
         await eventually(lambda: pipeline.stats().messages_processed == 1)
     assert seen(path) == ["1"]
+
+
+async def test_a_resource_that_does_not_answer_at_the_start_is_told_and_does_not_hold_it_up(
+    write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write('[resource.temporal]\naddress = "127.0.0.1:1"')
+    async with Pipeline.from_file(path, environ={}) as pipeline:
+        await publish(pipeline, "1")
+        await eventually(lambda: pipeline.stats().messages_processed == 1)
+        await eventually(lambda: "resource temporal:" in caplog.text)
+    assert "events that need it will wait" in caplog.text

@@ -73,6 +73,8 @@ class EmbeddedServer:
             if not _is_free(port):
                 raise UserError(f"[resource.temporal]: port {port} is taken: choose another, or leave it out")
         await self._spawn_somewhere(program)
+        if self.port not in (self._options.port, DEFAULT_PORT):
+            _log.info("port %d is taken: the embedded Temporal listens on %d", DEFAULT_PORT, self.port)
         self._watch = asyncio.create_task(self._keep_running(program), name="embedded-temporal")
 
     def find(self) -> bool:

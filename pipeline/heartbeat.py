@@ -1,0 +1,52 @@
+"""The heartbeat: a row that a running instance writes each second, for ``pipeline stats``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from pipeline.errors import PipelineError
+from pipeline.ledger.database import Database
+from pipeline.ledger.instances import Instances
+from pipeline.ledger.tables import Instance
+from pipeline.stats import InstanceStats
+
+__all__ = ["beat"]
+
+_SECONDS = 1.0
+_KEPT = timedelta(days=1)
+_log = logging.getLogger("pipeline.heartbeat")
+
+
+async def beat(database: Database, pipeline: str, stats: Callable[[], InstanceStats]) -> None:
+    """Write the row until cancelled, and remove it then; a database that is away, or refuses, delays it.
+
+    Args:
+        database: Where to.
+        pipeline: The pipeline's name.
+        stats: What the instance did so far.
+    """
+    instances = Instances(database)
+    host, pid, started = socket.gethostname(), os.getpid(), datetime.now(UTC)
+    row = f"{host}-{pid}-{int(started.timestamp())}"
+    try:
+        while True:
+            try:
+                now = stats().as_json()
+                await instances.beat(
+                    Instance(id=row, pipeline=pipeline, host=host, pid=pid, started_at=started, stats=now)
+                )
+            except PipelineError as error:
+                _log.debug("no heartbeat: %s", error)
+            await asyncio.sleep(_SECONDS)
+    finally:
+        try:
+            async with asyncio.timeout(_SECONDS):
+                await instances.remove(row)
+                await instances.purge(_KEPT)
+        except (PipelineError, TimeoutError) as error:
+            _log.debug("the heartbeat's row stays: %s", error)
