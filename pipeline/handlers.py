@@ -120,8 +120,8 @@ class Handler(Generic[OptionsT]):
         policy: The default policy of its stages.
         max_batch: How many events `handle_batch` takes at most.
 
-    A class that defines `handle_batch` is called with batches only. A batch never holds two events of one key, and
-    comes in stream order.
+    A class that defines `handle_batch` is called with batches only. A batch holds at most one event of each ordering
+    key of a route; events of different keys come in no particular order.
     """
 
     name: ClassVar[str]
