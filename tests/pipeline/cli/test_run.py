@@ -114,6 +114,7 @@ def test_an_interrupt_while_it_starts_ends_it() -> None:
         "import asyncio\nfrom pipeline import Handler, hookimpl\n"
         "class Stuck(Handler):\n    name = 'stuck'\n"
         "    async def start(self, setup):\n        print('starting', flush=True)\n        await asyncio.sleep(600)\n"
+        "    async def handle(self, event, context): ...\n"
         "@hookimpl\ndef pipeline_handlers():\n    return [Stuck]\n"
     )
     write(MINE.replace('"log"', '"stuck"'))
