@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import os
 import secrets
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,12 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"there is no benchmark {unknown[0]!r}: choose from {', '.join(_NAMES)}")
     chosen = [comparison for comparison in COMPARISONS if comparison.name in (given.names or [comparison.name])]
     settings = Settings(given.events, given.rounds, given.seed, given.under)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that streams and databases are dropped then too
     console = Console() if sys.stdout.isatty() else Console(width=_WIDTH)
     try:
         asyncio.run(_main(chosen, settings, given.json, console))
     except (MissingServer, ProgramFailed) as problem:
         print(problem, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

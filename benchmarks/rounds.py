@@ -133,9 +133,11 @@ async def _in_a_process(job: Job, name: str, under: Sequence[str]) -> Result:
         async with asyncio.timeout(_LONGEST):
             output, errors = await process.communicate(job.as_json())
     except TimeoutError:
-        process.kill()
-        await process.wait()
         raise ProgramFailed(f"{name} took longer than {_LONGEST:g} s") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     for line in output.decode().splitlines():
         if line.startswith("RESULT "):
             return Result.from_json(line.removeprefix("RESULT "))
