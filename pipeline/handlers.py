@@ -6,8 +6,8 @@ import inspect
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeAlias, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 from typing_extensions import TypeVar
@@ -15,7 +15,11 @@ from typing_extensions import TypeVar
 from pipeline.config.models import Policy
 from pipeline.errors import PluginError
 from pipeline.events import Event, Outcome
+from pipeline.jobs.contract import NewJob, Work
 from pipeline.resources import NoOptions
+
+if TYPE_CHECKING:
+    from pipeline.ledger.database import Database
 
 __all__ = ["Context", "Delivery", "Handler", "HandlerFunction", "Setup", "handler", "marks_of", "refuse_unfit"]
 
@@ -34,9 +38,10 @@ class Context:
         error: What ended the route's stages, in a ``finally`` stage; else None.
         rows: What the handler has added so far.
         statements: SQL statements that the handler has added so far.
+        jobs: Jobs that the handler has left so far.
     """
 
-    __slots__ = ("attempt", "error", "event_id", "group", "outcome", "route", "rows", "stage", "statements")
+    __slots__ = ("attempt", "error", "event_id", "group", "jobs", "outcome", "route", "rows", "stage", "statements")
 
     def __init__(
         self,
@@ -57,6 +62,7 @@ class Context:
         self.error = error
         self.rows: list[Any] = []
         self.statements: list[Any] = []
+        self.jobs: list[NewJob] = []
 
     @property
     def request_id(self) -> str:
@@ -75,6 +81,10 @@ class Context:
         """Leave a SQLAlchemy statement (an upsert, say), executed in that same transaction, after the rows."""
         self.statements.append(statement)
 
+    def enqueue(self, job: NewJob) -> None:
+        """Leave a job for `Handler.run_jobs` of this stage, on a worker; it is written in that same transaction."""
+        self.jobs.append(job if job.stage else replace(job, stage=self.stage))
+
 
 class Delivery(NamedTuple):
     """An event and its context, as `Handler.handle_batch` gets them."""
@@ -92,12 +102,19 @@ class Setup:
         pipeline: The pipeline's name.
         resources: The opened resources by name.
         log: A logger named after the stage.
+        database: The pipeline's database, for a handler that has tables of its own to read, or transactions of its
+            own to make; None only in tests that give none.
+        extensions: What plugins return from the hooks that `pipeline_hookspecs` added, by the hook's name.
+        use_queue: Whether jobs have a queue, ``[jobs]``; else a runner runs them itself.
     """
 
     stage: str
     pipeline: str
     resources: Mapping[str, Any] = field(default_factory=dict)
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("pipeline.stage"))
+    database: Database | None = None
+    extensions: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    use_queue: bool = True
 
     def resource(self, name: str) -> Any:
         """The resource of this name. Raises `PluginError` where no ``[resource.<name>]`` is open."""
@@ -139,6 +156,11 @@ class Handler(Generic[OptionsT]):
         """Names of the resources that a stage with these options needs; by default `resources`."""
         return cls.resources
 
+    @classmethod
+    def queues(cls, options: OptionsT) -> tuple[str, ...]:
+        """Names of the queues that a stage with these options leaves jobs on; by default none."""
+        return ()
+
     async def start(self, setup: Setup) -> None:
         """Called once before the first event; must not wait for other systems."""
 
@@ -153,6 +175,14 @@ class Handler(Generic[OptionsT]):
         """Handle many events: None when all are done, else per event None or the error that ends its try.
 
         What it raises counts for every event of the batch.
+        """
+        raise NotImplementedError
+
+    async def run_jobs(self, work: Work) -> None:
+        """Run jobs that `Context.enqueue` left, on a worker: settle each in one of the work's transactions.
+
+        A job may be run again after a crash at any moment before it is settled; what is written in the transaction
+        that settles it is written once.
         """
         raise NotImplementedError
 

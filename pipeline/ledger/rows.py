@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Insert, Table, insert
 from sqlalchemy import inspect as inspect_sql
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Mapper
@@ -71,17 +72,23 @@ class _Run:
 class RowWriter:
     """Writes what handlers left: each table's rows by one statement for many, parents before children."""
 
-    def __init__(self) -> None:
+    def __init__(self, dialect: str) -> None:
+        self._insert: Any = postgresql.insert if dialect == "postgresql" else sqlite.insert
+        self._ignoring: dict[Table, Insert] = {}
         self._plans: dict[type, _Plan] = {}
         self._orders: dict[frozenset[Table], list[Table]] = {}
 
     async def write(self, connection: AsyncConnection, units: Sequence[Unit]) -> None:
         """Write all rows and statements of these units, in their order wherever one could tell the difference."""
         for run in self._runs(units):
-            for statement, parameters in self._inserts(run.rows):
-                await connection.execute(statement, parameters)
+            await self.write_rows(connection, run.rows)
             for statement in run.statements:
                 await connection.execute(statement)
+
+    async def write_rows(self, connection: AsyncConnection, rows: Sequence[Any]) -> None:
+        """Write rows of any tables, in bulk, parents before children."""
+        for statement, parameters in self._inserts(rows):
+            await connection.execute(statement, parameters)
 
     def _runs(self, units: Sequence[Unit]) -> Iterator[_Run]:
         """Split where a unit's rows go to a table that an earlier unit's statement reads or writes."""
@@ -100,12 +107,21 @@ class RowWriter:
         by_table: dict[Table, list[tuple[Insert, dict[str, Any]]]] = {}
         for row in rows:
             plan = self._plan(row)
-            by_table.setdefault(plan.table, []).append((plan.statement, plan.parameters(row)))
+            by_table.setdefault(plan.table, []).append((self._statement(plan, row), plan.parameters(row)))
         for table in self._sorted(by_table):
             # One statement takes rows that fill the same columns; neighbours only: a row may refer to an earlier one.
-            for _, same in groupby(by_table[table], key=lambda item: tuple(item[1])):
+            for _, same in groupby(by_table[table], key=lambda item: (id(item[0]), *item[1])):
                 batch = list(same)
                 yield batch[0][0], [parameters for _, parameters in batch]
+
+    def _statement(self, plan: _Plan, row: Any) -> Insert:
+        if type(row) is not Row or row.insert is None:
+            return plan.statement
+        if not isinstance(row.insert, str):
+            return row.insert  # type: ignore[no-any-return]
+        if plan.table not in self._ignoring:
+            self._ignoring[plan.table] = self._insert(plan.table).on_conflict_do_nothing()
+        return self._ignoring[plan.table]
 
     def _sorted(self, tables: dict[Table, Any]) -> list[Table]:
         if len(tables) < 2:

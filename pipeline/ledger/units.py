@@ -25,10 +25,14 @@ class Row(NamedTuple):
     Attributes:
         table: The SQLModel class.
         values: Its fields by name; those left out, or None, get their default.
+        insert: How it is written: None for a plain INSERT; ``"ignore"`` to leave a row that is there already as it is;
+            or an ``INSERT … ON CONFLICT`` of SQLAlchemy's, built once and given with many rows, that all its rows
+            share.
     """
 
     table: type[Any]
     values: Mapping[str, Any]
+    insert: Any = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ class UnitWriter:
     def __init__(self, db: Database, seen: SeenIds) -> None:
         self._db = db
         self._seen = seen
-        self._rows = RowWriter()
+        self._rows = RowWriter(db.dialect)
         self._dead_letters = _upsert_dead_letters(db.dialect)
         self._journal = insert(OutcomeRow)
 

@@ -1,0 +1,1 @@
+"""The handler ``governance``: changes of entities trigger declared workflows, which run as jobs."""
