@@ -15,6 +15,8 @@ __all__ = [
     "PipelineConfig",
     "PipelineTable",
     "Policy",
+    "QueueRetry",
+    "QueueTable",
     "ResourceTable",
     "RetryPolicy",
     "RouteTable",
@@ -96,10 +98,30 @@ class DatabaseTable(Table):
     url: str | None = Field(None, description="sqlite:///path or postgresql://…")
 
 
-class JobsTable(Table):
-    """``[jobs]``: the queue of async jobs."""
+class QueueRetry(Table):
+    """``retry = {…}`` of a queue: reference/governance-workflow-queue.md asks for five retries after the first try."""
+
+    attempts: int = Field(6, ge=1, description="How often a job is tried before it failed; an outage counts none.")
+    backoff: Seconds = Field(2.0, description="The wait before the second try; doubled for each further one.")
+    max_backoff: Seconds = Field(3600.0, description="The longest wait.")
+    jitter: float = Field(0.0, ge=0, le=1, description="The part of each wait that is random, 0 to 1.")
+
+
+class QueueTable(Table):
+    """``[jobs.queue.<name>]``: one queue; what it leaves out is as in ``[jobs]``."""
+
+    concurrency: int = Field(100, ge=1, description="How many of its jobs one worker runs at once.")
+    retry: QueueRetry = Field(default_factory=QueueRetry, description="How failed jobs are repeated.")
+    keep_completed: int = Field(100, ge=0, description="How many completed runs are kept for looking at.")
+    keep_failed: int = Field(1_000, ge=0, description="How many failed runs are kept for looking at.")
+
+
+class JobsTable(QueueTable):
+    """``[jobs]``: the queues of jobs; without this table, and without REDIS_… variables, a runner runs them itself."""
 
     url: str | None = Field(None, description="redis://… or rediss://…")
+    prefix: str = Field("pipeline", min_length=1, description="What the names of all keys in Redis begin with.")
+    queue: dict[str, QueueTable] = Field(default_factory=dict, description="The queues by name.")
 
 
 class ResourceTable(BaseModel):

@@ -132,8 +132,9 @@ class WorkflowAction(GovernanceModel, table=True):
         position: Its index in the definition's list of actions.
         action: What it does: ``notify``, ``approval``, …
         status: ``running``, ``waiting``, ``completed``, ``failed`` (it may be tried again) or ``cancelled``.
-        attempts: How many tries have begun.
-        failures: How many of them failed.
+        round: How often it was begun anew by ``executions retry``.
+        attempts: How many tries have begun, in all rounds.
+        failures: How many of this round's failed.
         history: One entry a failed try: ``{"attempt", "at", "error"}``.
         result: What it returned, a JSON object.
     """
@@ -144,6 +145,7 @@ class WorkflowAction(GovernanceModel, table=True):
     position: int = Field(primary_key=True)
     action: str = _text()
     status: str = _text()
+    round: int = 0
     attempts: int = 1
     failures: int = 0
     history: list[dict[str, Any]] = _json(default_factory=list)
@@ -188,12 +190,18 @@ class Approval(GovernanceModel, table=True):
 
 
 class ApprovalDecision(GovernanceModel, table=True):
-    """What one approver decided; once decided, it stays."""
+    """What one approver decided; once decided, it stays.
+
+    Attributes:
+        request_id: The event (or the command) that said so: its repeats change nothing.
+    """
 
     __tablename__ = "approval_decisions"
+    __table_args__ = (Index(None, "request_id"),)
 
     approval_id: str = _text(primary_key=True)
     approver: str = _text(primary_key=True)
+    request_id: str = _text()
     decision: str = _text()
     comment: str | None = _text(default=None)
     decided_at: datetime = Field(default_factory=utcnow)
