@@ -24,7 +24,8 @@ FINALLY: Final = ("outcome", "error")
 Uses = tuple[tuple[str, tuple[str, ...] | None], ...]
 """Variables that an expression reads; for the maps among them the keys that it reads, None for all of the map."""
 
-_MAPS: Final = ("data", "headers")
+_SCALARS: Final = ("routing_key", "id", "time", *FINALLY)
+"""All others are maps: ``data``, ``headers``, and whatever a plugin adds for its own expressions."""
 _INT_MIN, _UINT_MAX = -(2**63), 2**64 - 1
 
 
@@ -46,12 +47,15 @@ class ExpressionError(ValueError):
 
 @lru_cache(maxsize=8)
 def environment(extra: tuple[str, ...]) -> cel.Env:
-    """The library's environment: the variables, and the string functions of the standard extension."""
+    """The library's environment: the variables, and the string functions of the standard extension.
+
+    Extra names that are not of `FINALLY` stand for maps.
+    """
     from cel_expr_python import cel
     from cel_expr_python.ext import ext_strings
 
     kind, json_map = cel.Type, cel.Type.Map(cel.Type.STRING, cel.Type.DYN)
-    variables = dict.fromkeys((*VARIABLES, *extra), kind.STRING) | dict.fromkeys(_MAPS, json_map)
+    variables = {name: kind.STRING if name in _SCALARS else json_map for name in (*VARIABLES, *extra)}
     return cel.NewEnv(variables=variables | {"time": kind.TIMESTAMP}, extensions=[ext_strings.ExtStrings()])
 
 
@@ -94,7 +98,7 @@ def bind(needed: Uses, variables: Mapping[str, Any], extra: tuple[str, ...]) -> 
         value = variables.get(name)
         if value is None:
             continue
-        if name in _MAPS:
+        if name not in _SCALARS:
             value = dict(value) if keys is None else {key: value[key] for key in keys if key in value}
             if defect := _defect(value):
                 return None, f"{name} {defect}"
@@ -122,7 +126,7 @@ def uses(text: str, names: tuple[str, ...]) -> Uses:
     for index, (kind, token) in enumerate(tokens):
         if kind != "name" or token not in names or _is_field(tokens, index):
             continue
-        key = _key_after(tokens[index + 1 : index + 4]) if token in _MAPS else None
+        key = _key_after(tokens[index + 1 : index + 4]) if token not in _SCALARS else None
         known = found.setdefault(token, set())
         found[token] = None if key is None or known is None else known | {key}
     return tuple((name, None if keys is None else tuple(sorted(keys))) for name, keys in found.items())

@@ -9,10 +9,11 @@ from typing import Any
 
 from pipeline.config.catalog import Catalog
 from pipeline.config.load import Loaded, load
+from pipeline.config.models import QueueTable
 from pipeline.config.origins import Value
 from pipeline.errors import ConfigError, Problem
 
-__all__ = ["Report", "RouteReport", "StageReport", "Value", "check", "check_file"]
+__all__ = ["QueueReport", "Report", "RouteReport", "StageReport", "Value", "check", "check_file", "tries"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class StageReport:
         when: Its condition; None where it has none.
         policy: The effective policy, in words: time-out, tries, waits.
         resources: What its handler needs.
+        is_async: Whether it runs on a worker.
+        queues: The queues that it leaves jobs on: its own first where it is async, then its handler's.
     """
 
     name: str
@@ -32,6 +35,8 @@ class StageReport:
     when: str | None
     policy: str
     resources: tuple[str, ...]
+    is_async: bool = False
+    queues: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,33 @@ class RouteReport:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueReport:
+    """A queue of jobs with its effective settings.
+
+    Attributes:
+        name: The queue's name.
+        concurrency: How many of its jobs one worker runs at once.
+        attempts: How often a job is tried before it failed.
+        backoff: The wait before the second try, in seconds.
+        max_backoff: The longest wait, in seconds.
+        jitter: The part of each wait that is random.
+        keep_completed: How many completed runs are kept.
+        keep_failed: How many failed runs are kept.
+        stages: The stages that leave jobs on it.
+    """
+
+    name: str
+    concurrency: int
+    attempts: int
+    backoff: float
+    max_backoff: float
+    jitter: float
+    keep_completed: int
+    keep_failed: int
+    stages: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a check found.
 
@@ -67,6 +99,8 @@ class Report:
         warnings: What is probably a mistake.
         routes: All routes.
         values: The effective values of everything outside the routes, with their origins.
+        queues: All queues of jobs.
+        use_queue: Whether workers may run the jobs; else the runner runs them itself.
     """
 
     file: str
@@ -74,6 +108,8 @@ class Report:
     warnings: Sequence[Problem] = ()
     routes: Sequence[RouteReport] = ()
     values: Sequence[Value] = ()
+    queues: Sequence[QueueReport] = ()
+    use_queue: bool = False
 
     @property
     def ok(self) -> bool:
@@ -85,6 +121,8 @@ class Report:
         report = asdict(self)
         for route in report["routes"]:
             route["finally"] = route.pop("finally_")
+            for stage in (*route["stages"], *route["finally"]):
+                stage["async"] = stage.pop("is_async")
         return {"ok": self.ok, **report}
 
 
@@ -103,7 +141,8 @@ def check(loaded: Loaded) -> Report:
         for route in loaded.config.route
     ]
     values = [value for value in loaded.values if not value.path.startswith(("route[", "stage."))]
-    return Report(str(loaded.path), (), loaded.warnings, routes, values)
+    queues = [_queue(name, table, loaded) for name, table in loaded.queues.items()]
+    return Report(str(loaded.path), (), loaded.warnings, routes, values, queues, loaded.use_queue)
 
 
 def check_file(path: Path, environ: Mapping[str, str], catalog: Catalog | None = None) -> Report:
@@ -119,7 +158,17 @@ def _stage(name: str, loaded: Loaded) -> StageReport:
     handler = loaded.catalog.handlers.get(stage.use)
     policy, retry = loaded.policy(name), loaded.policy(name).retry
     timeout = "no time-out" if policy.timeout is False else f"time-out {policy.timeout:g}s"
-    tries = "1 try" if retry.attempts == 1 else f"{retry.attempts} tries"
-    waits = "" if retry.attempts == 1 else f", waits {retry.backoff:g}s to {retry.max_backoff:g}s"
-    words = f"{timeout}, {tries}{waits}, {policy.concurrency} at once"
-    return StageReport(name, stage.use, stage.when, words, handler.resources if handler else ())
+    words = f"{timeout}, {tries(retry.attempts, retry.backoff, retry.max_backoff)}, {policy.concurrency} at once"
+    resources = handler.resources if handler else ()
+    return StageReport(name, stage.use, stage.when, words, resources, stage.is_async, loaded.queues_of(name))
+
+
+def _queue(name: str, table: QueueTable, loaded: Loaded) -> QueueReport:
+    stages = tuple(stage for stage in loaded.config.stage if name in loaded.queues_of(stage))
+    settings = table.model_dump()
+    return QueueReport(name=name, stages=stages, **settings.pop("retry"), **settings)
+
+
+def tries(attempts: int, backoff: float, max_backoff: float) -> str:
+    """How failed tries are repeated, in words."""
+    return "1 try" if attempts == 1 else f"{attempts} tries, waits {backoff:g}s to {max_backoff:g}s"

@@ -37,9 +37,11 @@ _TYPES: Final[Mapping[Want, tuple[str, ...] | None]] = {
     "string": ("STRING", "DYN", "INT", "UINT", "DOUBLE", "BOOL", "TIMESTAMP", "DURATION", "NULL"),
 }
 _WANTED: Final[Mapping[Want, str]] = {"bool": "true or false", "string": "a text", "any": "a value"}
-_PATH = re.compile(r"(data|headers)((?:\.[A-Za-z_][A-Za-z0-9_]*)+)")
+_PATH = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)((?:\.[A-Za-z_][A-Za-z0-9_]*)+)")
 _NAME = re.compile(r"routing_key|id|outcome|error")
 _LITERAL = re.compile(r"'([^'\\\n]*)'|\"([^\"\\\n]*)\"")
+_TEST = re.compile(r"([A-Za-z_][A-Za-z0-9_.]*)\s*(==|!=|\bin\b)\s*(.*)")
+_LIST = re.compile(rf"\[\s*(?:{_LITERAL.pattern})(?:\s*,\s*(?:{_LITERAL.pattern}))*\s*\]")
 
 
 class Expression:
@@ -47,7 +49,7 @@ class Expression:
 
     Attributes:
         text: The expression as it was written.
-        extra: The variables that it may use besides `VARIABLES`.
+        extra: The variables that it may use besides `VARIABLES`: those of `FINALLY` are texts, all others maps.
         want: What its value is to be: any JSON value, a boolean, or a text (numbers and booleans are written as such).
         type: The type that the checker found (``STRING``, ``BOOL``, ``DYN`` where only the event decides, …).
     """
@@ -63,7 +65,7 @@ class Expression:
         wanted = _TYPES[want]
         if wanted is not None and self.type not in wanted:
             raise ExpressionError(f"it gives {self.type.lower()}, and {_WANTED[want]} is wanted", text)
-        self.quick: Getter | None = _quick(text.strip())
+        self.quick: Getter | None = _quick(text.strip(), (*VARIABLES, *extra))
         self.uses: Uses = uses(text, (*VARIABLES, *extra))
 
     def value(self, variables: Mapping[str, Any]) -> tuple[Any, str]:
@@ -143,7 +145,7 @@ def compile_expression(text: str, *, extra: tuple[str, ...] = (), want: Want = "
 
     Args:
         text: CEL, with the functions of its standard and of the strings extension.
-        extra: `FINALLY` for an expression that is used in ``finally`` stages.
+        extra: `FINALLY` for an expression that is used in ``finally`` stages; any other name stands for a map.
         want: The type that it must have; one that only the event decides (``dyn``) passes.
 
     Raises:
@@ -155,7 +157,7 @@ def compile_expression(text: str, *, extra: tuple[str, ...] = (), want: Want = "
 class Expressions:
     """Several expressions over the same event: its variables are handed to the library once."""
 
-    __slots__ = ("_checked", "_quick", "_uses", "by_name")
+    __slots__ = ("_checked", "_extra", "_quick", "_uses", "by_name")
 
     def __init__(self, by_name: Mapping[str, Expression | str], *, extra: tuple[str, ...] = FINALLY) -> None:
         """Raises `ExpressionError` for a text that is no expression."""
@@ -165,6 +167,7 @@ class Expressions:
         }
         self._quick = [(name, item, item.quick) for name, item in self.by_name.items() if item.quick is not None]
         self._checked = [(name, item) for name, item in self.by_name.items() if item.quick is None]
+        self._extra = tuple(dict.fromkeys(name for _, item in self._checked for name in item.extra))
         self._uses = _union([item.uses for _, item in self._checked])
 
     def evaluate(self, variables: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -174,7 +177,7 @@ class Expressions:
         for name, item, quick in self._quick:
             values[name], reasons[name] = item.wanted(*quick(variables))
         if self._checked:
-            shared, _ = bind(self._uses, variables, FINALLY)
+            shared, _ = bind(self._uses, variables, self._extra)
             for name, item in self._checked:
                 if shared is None:  # something among all the variables is odd: that must not spoil the others
                     values[name], reasons[name] = item.value(variables)
@@ -201,17 +204,37 @@ def _kind(value: Any) -> str:
     return {dict: "an object", list: "a list", str: "a text", bool: "a boolean"}.get(type(value), "a number")
 
 
-def _quick(text: str) -> Getter | None:
-    """A getter for the commonest expressions, text literals and plain paths, which need no library; else None."""
+def _quick(text: str, names: tuple[str, ...]) -> Getter | None:
+    """A getter for the commonest expressions, which need no library; else None.
+
+    These are text literals, plain paths, and paths that are compared with texts.
+    """
     if literal := _LITERAL.fullmatch(text):
         result = (literal[1] or literal[2] or "", "")
         return lambda variables: result
+    if test := _TEST.fullmatch(text):
+        return _comparison(_quick(test[1], names), test[2], test[3])
     if _NAME.fullmatch(text):
         return lambda variables: _named(variables, text)
-    if path := _PATH.fullmatch(text):
+    if (path := _PATH.fullmatch(text)) and path[1] in names:
         root, fields = path[1], tuple(path[2].split(".")[1:])
         return lambda variables: _field(variables, root, fields)
     return None
+
+
+def _comparison(getter: Getter | None, operator: str, operand: str) -> Getter | None:
+    """A getter that compares a value with texts: what is no text equals none of them, as in CEL."""
+    form = _LIST if operator == "in" else _LITERAL
+    if getter is None or not form.fullmatch(operand):
+        return None
+    texts = tuple(one[1] or one[2] or "" for one in _LITERAL.finditer(operand))
+    wanted = operator != "!="
+
+    def compare(variables: Mapping[str, Any]) -> tuple[Any, str]:
+        value, reason = getter(variables)
+        return (None, reason) if reason else ((value in texts) is wanted, "")
+
+    return compare
 
 
 def _named(variables: Mapping[str, Any], name: str) -> tuple[Any, str]:

@@ -52,7 +52,8 @@ def pipeline_hookspecs() -> Sequence[Any]:  # type: ignore[empty-body]
     """Modules with hooks of the plugin's own, each marked by `hookspec`, that further plugins may implement.
 
     A hook takes no arguments and returns a list. What all plugins return is in ``info.context["extensions"][<hook>]``
-    for the validators of handlers' and resources' ``Options``, and in `Setup.extensions`.
+    for the validators of handlers' and resources' ``Options``, and in `Setup.extensions`; the hook is called when it is
+    first asked for there.
     """
 
 

@@ -19,6 +19,7 @@ from pipeline import hookspecs
 from pipeline.config.catalog import Catalog
 from pipeline.connectors import Connector
 from pipeline.errors import PluginError
+from pipeline.extensions import Extensions, declare_hooks
 from pipeline.handlers import Handler, marks_of, refuse_unfit
 from pipeline.resources import Resource
 
@@ -49,6 +50,7 @@ class LoadedPlugin:
     resources: list[type[Resource[Any]]] = field(default_factory=list)
     commands: list[tuple[str, typer.Typer]] = field(default_factory=list)
     find_branches: Callable[[], list[Branch]] = list
+    find_extensions: dict[str, Callable[[], list[Any]]] = field(default_factory=dict)
 
     @property
     def branches(self) -> list[Branch]:
@@ -59,15 +61,34 @@ class LoadedPlugin:
         """
         return [] if self.error else self.find_branches()
 
+    def extensions(self, hook: str) -> list[Any]:
+        """What it returns from a hook that a plugin added.
+
+        Raises:
+            PluginError: Its implementation failed, or returned no list.
+        """
+        try:
+            return self.find_extensions[hook]()
+        except PluginError as error:
+            raise PluginError(f"{self}: {error}") from None
+        except Exception as error:
+            raise PluginError(f"{self}: {hook}() failed: {_words(error)}") from error
+
     def __str__(self) -> str:
         return f"plugin {self.name!r} ({self.origin})"
 
 
 @dataclass(frozen=True, slots=True)
 class Plugins:
-    """All plugins of a run, sound ones and broken ones, in the order of loading."""
+    """All plugins of a run, sound ones and broken ones, in the order of loading.
+
+    Attributes:
+        loaded: The plugins.
+        hooks: The names of the hooks that plugins added for other plugins.
+    """
 
     loaded: tuple[LoadedPlugin, ...]
+    hooks: tuple[str, ...] = ()
 
     @property
     def broken(self) -> tuple[LoadedPlugin, ...]:
@@ -89,6 +110,9 @@ class Plugins:
             connectors={
                 scheme: connector for plugin in sound for connector in plugin.connectors for scheme in connector.schemes
             },
+            extensions=Extensions(
+                {hook: [partial(plugin.extensions, hook) for plugin in sound] for hook in self.hooks}
+            ),
         )
 
     def branches(self) -> list[Branch]:
@@ -108,14 +132,18 @@ def load_plugins(local: Sequence[Path] = (), *, installed: Iterable[EntryPoint] 
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     points = entry_points(group=hookspecs.PROJECT) if installed is None else installed
-    loaded = [_load_entry_point(point, manager) for point in sorted(points, key=lambda point: point.name)]
-    loaded += [_load_file(path, manager) for path in _local_files(local)]
-    _refuse_unknown_hooks(manager, loaded)
+    loaded = [_import_entry_point(point) for point in sorted(points, key=lambda point: point.name)]
+    loaded += [_import_file(path) for path in _local_files(local)]
+    hooks = declare_hooks(manager, loaded)
+    for plugin in loaded:
+        if plugin.error is None:
+            _register(plugin, manager, hooks)
+    _refuse_unknown_hooks(manager, loaded, hooks)
     _refuse_duplicates(loaded)
-    return Plugins(tuple(loaded))
+    return Plugins(tuple(loaded), hooks)
 
 
-def _load_entry_point(point: EntryPoint, manager: pluggy.PluginManager) -> LoadedPlugin:
+def _import_entry_point(point: EntryPoint) -> LoadedPlugin:
     origin = f"{point.dist.name} {point.dist.version}" if point.dist else "no distribution"
     plugin = LoadedPlugin(point.name, origin)
     try:
@@ -125,8 +153,7 @@ def _load_entry_point(point: EntryPoint, manager: pluggy.PluginManager) -> Loade
             f"{plugin} failed to import {point.value!r}: {_words(error)}. "
             f"Mend it, install what it needs, or uninstall {point.dist.name if point.dist else point.name}"
         )
-        return plugin
-    return _register(plugin, manager)
+    return plugin
 
 
 def _local_files(local: Sequence[Path]) -> list[Path]:
@@ -141,7 +168,7 @@ def _local_files(local: Sequence[Path]) -> list[Path]:
     return files
 
 
-def _load_file(path: Path, manager: pluggy.PluginManager) -> LoadedPlugin:
+def _import_file(path: Path) -> LoadedPlugin:
     plugin = LoadedPlugin(str(path), "local file")
     # The hash keeps two files of one name apart.
     name = f"pipeline_local_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
@@ -157,10 +184,10 @@ def _load_file(path: Path, manager: pluggy.PluginManager) -> LoadedPlugin:
         plugin.error = PluginError(f"{plugin} failed to load: {_words(error)}{_line_in(path, error)}")
         return plugin
     plugin.module = module
-    return _register(plugin, manager)
+    return plugin
 
 
-def _register(plugin: LoadedPlugin, manager: pluggy.PluginManager) -> LoadedPlugin:
+def _register(plugin: LoadedPlugin, manager: pluggy.PluginManager, hooks: Sequence[str]) -> None:
     module = plugin.module
     try:
         manager.register(module, plugin.name)
@@ -170,12 +197,12 @@ def _register(plugin: LoadedPlugin, manager: pluggy.PluginManager) -> LoadedPlug
         plugin.connectors = _call(manager, module, "pipeline_connectors", Connector)
         plugin.resources = _call(manager, module, "pipeline_resources", Resource)
         plugin.find_branches = partial(_call, manager, module, "pipeline_tables", None)
+        plugin.find_extensions = {hook: partial(_call, manager, module, hook, None) for hook in hooks}
         plugin.commands = _call(manager, module, "pipeline_commands", None)
     except PluginError as error:
         plugin.error = PluginError(f"{plugin}: {error}")
     except Exception as error:  # noqa: BLE001 - a stranger's hook may raise anything
         plugin.error = PluginError(f"{plugin} could not be registered: {_words(error)}")
-    return plugin
 
 
 def _call(manager: pluggy.PluginManager, module: Any, hook: str, kind: type[Any] | None) -> list[Any]:
@@ -209,17 +236,18 @@ def _refuse_forgotten(module: Any, registered: list[type[Handler[Any]]]) -> None
             )
 
 
-def _refuse_unknown_hooks(manager: pluggy.PluginManager, loaded: list[LoadedPlugin]) -> None:
+def _refuse_unknown_hooks(manager: pluggy.PluginManager, loaded: list[LoadedPlugin], hooks: Sequence[str]) -> None:
     try:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        known = ", ".join(sorted(name for name in vars(hookspecs) if name.startswith("pipeline_")))
+        own = sorted(name for name in vars(hookspecs) if name.startswith("pipeline_"))
+        known = ", ".join([*own, *sorted(hooks)])
         for plugin in loaded:
             if plugin.module is error.plugin:
                 plugin.error = PluginError(f"{plugin}: {error}. The hooks are: {known}")
         # pluggy names one plugin at a time: look for the next one without it.
         manager.unregister(error.plugin)
-        _refuse_unknown_hooks(manager, loaded)
+        _refuse_unknown_hooks(manager, loaded, hooks)
 
 
 def _refuse_duplicates(loaded: list[LoadedPlugin]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,14 +26,14 @@ def plugins(config: ConfigOption = DEFAULT, as_json: JsonOption = False) -> None
     from pipeline.plugins import load_plugins
 
     loaded = load_plugins(_local(config))
-    rows = [_described(plugin) for plugin in loaded.loaded]
+    rows = [_described(plugin, loaded.hooks) for plugin in loaded.loaded]
     if as_json:
         show_json({"plugins": rows, "broken": len(loaded.broken)})
     else:
-        kinds = ("handlers", "connectors", "resources", "tables", "commands")
+        kinds = ("handlers", "connectors", "resources", "tables", "commands", "extensions")
         show_table(
             ("plugin", "distribution", *kinds),
-            [(row["name"], row["distribution"], *(", ".join(row[kind]) for kind in kinds)) for row in rows],
+            [(row["name"], row["distribution"], *(_words(row[kind]) for kind in kinds)) for row in rows],
         )
         for plugin in loaded.broken:
             say(f"error: {plugin.error}", style="red", stderr=True)
@@ -50,7 +51,14 @@ def _local(config: Path) -> list[Path]:
     return local_handlers(find(config))
 
 
-def _described(plugin: LoadedPlugin) -> dict[str, Any]:
+def _words(names: Collection[str]) -> str:
+    if isinstance(names, Mapping):
+        return "; ".join(f"{hook}: {', '.join(found)}" for hook, found in names.items())
+    return ", ".join(names)
+
+
+def _described(plugin: LoadedPlugin, hooks: Sequence[str]) -> dict[str, Any]:
+    extensions = _extensions(plugin, hooks)
     return {
         "name": plugin.name,
         "distribution": plugin.origin,
@@ -59,5 +67,24 @@ def _described(plugin: LoadedPlugin) -> dict[str, Any]:
         "resources": [resource.name for resource in plugin.resources],
         "tables": [branch.label for branch in plugin.branches],
         "commands": [name for name, _ in plugin.commands],
+        "extensions": extensions,
         "error": None if plugin.error is None else str(plugin.error),
     }
+
+
+def _extensions(plugin: LoadedPlugin, hooks: Sequence[str]) -> dict[str, list[str]]:
+    """What the plugin offers to others, by hook; a plugin that fails to say so is broken."""
+    from pipeline.errors import PluginError
+
+    if plugin.error is not None:
+        return {}
+    try:
+        found = {hook: plugin.extensions(hook) for hook in hooks}
+    except PluginError as error:
+        plugin.error = error
+        return {}
+    return {hook: [_name(item) for item in items] for hook, items in found.items() if items}
+
+
+def _name(item: Any) -> str:
+    return str(getattr(item, "name", "") or getattr(item, "__qualname__", "") or item)

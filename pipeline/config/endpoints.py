@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from pipeline.config.catalog import Catalog
 from pipeline.config.environment import Environment
@@ -22,6 +23,9 @@ DEFAULT_DATABASE: Final = "sqlite:///.pipeline/pipeline.db"
 
 _DATABASE_SCHEMES = ("sqlite", "postgresql", "postgres")
 _QUEUE_SCHEMES = ("redis", "rediss", "unix")
+_REDIS_PARTS = ("REDIS_HOST", "REDIS_PORT", "REDIS_USERNAME", "REDIS_PASSWORD", "REDIS_DB", "REDIS_TLS")
+_TRUE = ("true", "1", "yes", "on")
+_FALSE = ("false", "0", "no", "off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,7 @@ class Endpoint:
     """A URL, and where it came from.
 
     Attributes:
-        url: The URL; None for the embedded queue, which has none, and where none could be found.
+        url: The URL; None for an embedded queue or none at all, and where none could be found.
         origin: ``environment DATABASE_URL``, ``default (embedded)``; empty where the file gives it.
     """
 
@@ -63,13 +67,36 @@ def database(url: str | None, environment: Environment, problems: Problems) -> E
     return _known("database", found or Endpoint(DEFAULT_DATABASE, "default (embedded)"), _DATABASE_SCHEMES, problems)
 
 
-def jobs(url: str | None, environment: Environment, problems: Problems) -> Endpoint:
-    """The queue: the file's URL, ``REDIS_URL``, one made of ``REDIS_HOST`` and its companions, or the embedded one."""
-    found = Endpoint(url) if url else _variable("REDIS_URL", environment) or _redis_parts(environment)
+def jobs(
+    url: str | None, environment: Environment, problems: Problems, *, declared: bool = False, needed: bool = False
+) -> Endpoint:
+    """The queue: the file's URL, ``REDIS_URL``, one made of ``REDIS_HOST`` and its companions, or none.
+
+    Args:
+        url: The file's URL.
+        environment: The variables.
+        problems: Gets what is wrong.
+        declared: Whether the file has a ``[jobs]`` table: then the queue is embedded where there is no URL.
+        needed: Whether any stage leaves jobs.
+    """
+    found = Endpoint(url) if url else _variable("REDIS_URL", environment) or _redis_parts(environment, problems)
     if found is None:
-        problems.outside["jobs", "url"] = "default (embedded)"
-        return Endpoint(None, "default (embedded)")
-    return _known("jobs", found, _QUEUE_SCHEMES, problems)
+        origin = "default (embedded)" if declared else "default (inline)"
+        problems.outside["jobs", "url"] = origin
+        if declared and not (_installed("arq") and _installed("fakeredis")):
+            problems.add(
+                ("jobs",), "the queue is embedded without a 'url': set it, or install pipeline-runner[embedded]"
+            )
+        return Endpoint(None, origin)
+    _known("jobs", found, _QUEUE_SCHEMES, problems)
+    if (declared or needed) and not _installed("arq"):
+        problems.add(("jobs", "url"), "a queue in Redis needs arq: install pipeline-runner[jobs]")
+    try:
+        _ = urlsplit(found.url or "").port
+    except ValueError:  # whose words may hold a part of the password
+        advice = "a password's '#', '/', '?' and '@' must be percent-encoded"
+        problems.add(("jobs", "url"), f"it is no URL of Redis: its host or port can't be read; {advice}")
+    return found
 
 
 def scheme_of(url: str) -> str:
@@ -96,19 +123,28 @@ def _variable(name: str, environment: Environment) -> Endpoint | None:
     return Endpoint(url, f"environment {environment.named(name)}") if url else None
 
 
-def _redis_parts(environment: Environment) -> Endpoint | None:
-    """``REDIS_HOST``, ``REDIS_PORT``, ``REDIS_PASSWORD``, ``REDIS_DB`` as one URL."""
-    host = environment.value("REDIS_HOST")
+def _redis_parts(environment: Environment, problems: Problems) -> Endpoint | None:
+    """``REDIS_HOST`` and its companions as one URL."""
+    given = {name: value for name in _REDIS_PARTS if (value := environment.value(name))}
+    host = given.get("REDIS_HOST")
     if host is None:
         return None
-    password = environment.value("REDIS_PASSWORD")
-    login = f":{quote(password, safe='')}@" if password else ""
+    tls = given.get("REDIS_TLS", "false").lower()
+    if tls not in (*_TRUE, *_FALSE):
+        problems.add((), f"{environment.named('REDIS_TLS')} must be true or false, not {tls!r}")
+    user, password = (quote(given.get(name, ""), safe="") for name in ("REDIS_USERNAME", "REDIS_PASSWORD"))
+    login = f"{user}:{password}@" if password else f"{user}@" if user else ""
     address = f"[{host}]" if ":" in host else host
-    port, number = environment.value("REDIS_PORT") or "6379", environment.value("REDIS_DB") or "0"
-    names = [name for name in ("REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD", "REDIS_DB") if environment.value(name)]
+    scheme = "rediss" if tls in _TRUE else "redis"
     return Endpoint(
-        f"redis://{login}{address}:{port}/{number}", f"environment {', '.join(map(environment.named, names))}"
+        f"{scheme}://{login}{address}:{given.get('REDIS_PORT', '6379')}/{given.get('REDIS_DB', '0')}",
+        f"environment {', '.join(map(environment.named, given))}",
     )
+
+
+def _installed(module: str) -> bool:
+    """Whether it could be imported; it is not, as it is slow to."""
+    return find_spec(module) is not None
 
 
 def _known(kind: str, found: Endpoint, schemes: Iterable[str], problems: Problems) -> Endpoint:
@@ -118,7 +154,9 @@ def _known(kind: str, found: Endpoint, schemes: Iterable[str], problems: Problem
     if found.origin:
         problems.outside[kind, "url"] = found.origin
     if not scheme:
-        problems.add((kind, "url"), f"{url!r} is no URL: write one as in {next(iter(schemes), 'x')}://…")
+        _, login, rest = url.rpartition("@")
+        shown = f"'…@{rest}'" if login else repr(url)  # what stands before the '@' may be a password
+        problems.add((kind, "url"), f"{shown} is no URL: write one as in {next(iter(schemes), 'x')}://…")
     elif (scheme.partition("+")[0] if kind == "database" else scheme) not in schemes:
         problems.add((kind, "url"), f"nothing installed serves the scheme {scheme!r}{near(scheme, schemes)}")
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +20,7 @@ from pipeline.config.models import (
     PipelineConfig,
     PipelineTable,
     Policy,
+    QueueTable,
     ResourceTable,
     RouteTable,
     StageTable,
@@ -28,9 +29,11 @@ from pipeline.config.options import check_resources, check_stages
 from pipeline.config.origins import Value, values_of
 from pipeline.config.positions import Path
 from pipeline.config.problems import near
+from pipeline.config.queues import check_queues, effective_queues, queues_of_stages
 from pipeline.config.routes import check_condition, check_routes, finally_only, implied_stages
 from pipeline.config.tables import Tables
 from pipeline.errors import ConfigError, PipelineError, Problem
+from pipeline.jobs.contract import INLINE
 
 if TYPE_CHECKING:
     from pipeline.connectors import Connector
@@ -54,6 +57,9 @@ class Loaded:
         values: Every value, and where it came from; without secrets.
         warnings: What is probably a mistake, in file order.
         catalog: What the plugins offer; empty where only the shape was checked.
+        use_queue: Whether jobs have a queue: the file has a ``[jobs]`` table, or variables say where Redis is. Else the
+            runner runs all jobs itself.
+        queues: Every queue by name with its effective settings: those of the file, and those that stages use besides.
     """
 
     path: FilePath
@@ -64,6 +70,9 @@ class Loaded:
     _options: Mapping[str, BaseModel]
     _policies: Mapping[str, Policy]
     _resource_options: Mapping[str, BaseModel]
+    use_queue: bool = False
+    queues: Mapping[str, QueueTable] = field(default_factory=dict)
+    _stage_queues: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def origins(self) -> dict[str, str]:
@@ -83,6 +92,11 @@ class Loaded:
         """A stage's effective policy: the handler's, with what the stage says instead."""
         self._stage(stage)
         return self._policies.get(stage) or Policy()
+
+    def queues_of(self, stage: str) -> tuple[str, ...]:
+        """The queues that a stage leaves jobs on: its own where it is async, and its handler's; empty for most."""
+        self._stage(stage)
+        return self._stage_queues.get(stage, ())
 
     def when(self, stage: str) -> Expression | None:
         """A stage's condition; None where it has none."""
@@ -171,13 +185,18 @@ def _checked(path: FilePath, document: Document, environment: Environment, catal
     )
     if catalog is None:
         return Loaded(path, config, values_of(config, document), (), Catalog(), {}, {}, {})
-    options, policies = check_stages(stages, tables, catalog)
+    context = {"extensions": catalog.extensions, "base": path.parent, "environ": environment}
+    options, policies = check_stages(stages, tables, catalog, context)
+    used = queues_of_stages(stages, options, catalog, document.problems)
+    check_queues(config.jobs, used, document.problems)
     resources = {**tables.resources, **_implied_resources(routes, stages, options, tables, catalog)}
-    resource_options = check_resources(resources, tables, catalog, environment)
+    resource_options = check_resources(resources, tables, catalog, environment, context)
     config = config.model_copy(update={"resource": resources})
-    config = _with_endpoints(config, environment, catalog, document)
+    queues = effective_queues(config.jobs, used)
+    config = _with_endpoints(config, environment, catalog, document, needs_queue=any(name != INLINE for name in queues))
     values = values_of(config, document, resource_options)
-    return Loaded(path, config, values, (), catalog, options, policies, resource_options)
+    use_queue = "jobs" in document.raw or config.jobs.url is not None
+    return Loaded(path, config, values, (), catalog, options, policies, resource_options, use_queue, queues, used)
 
 
 def _single(tables: Tables, model: type[M], kind: str) -> M:
@@ -220,14 +239,14 @@ def _mention(stage: str, routes: Sequence[RouteTable], tables: Tables) -> Path:
 
 
 def _with_endpoints(
-    config: PipelineConfig, environment: Environment, catalog: Catalog, document: Document
+    config: PipelineConfig, environment: Environment, catalog: Catalog, document: Document, *, needs_queue: bool
 ) -> PipelineConfig:
     """The configuration with its URLs filled in."""
-    problems = document.problems
+    problems, declared = document.problems, "jobs" in document.raw
     found = {
         "broker": endpoints.broker(config.broker.url, environment, catalog, problems),
         "database": endpoints.database(config.database.url, environment, problems),
-        "jobs": endpoints.jobs(config.jobs.url, environment, problems),
+        "jobs": endpoints.jobs(config.jobs.url, environment, problems, declared=declared, needed=needs_queue),
     }
     filled = {kind: getattr(config, kind).model_copy(update={"url": end.url}) for kind, end in found.items()}
     return config.model_copy(update=filled)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 __all__ = [
+    "STAGES",
     "BrokerTable",
     "DatabaseTable",
     "JobsTable",
@@ -24,6 +25,9 @@ __all__ = [
     "SourceTable",
     "StageTable",
 ]
+
+STAGES = "stages"
+"""The queue of async stages that name none."""
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
@@ -120,7 +124,7 @@ class JobsTable(QueueTable):
     """``[jobs]``: the queues of jobs; without this table, and without REDIS_… variables, a runner runs them itself."""
 
     url: str | None = Field(None, description="redis://… or rediss://…")
-    prefix: str = Field("pipeline", min_length=1, description="What the names of all keys in Redis begin with.")
+    prefix: str = Field("pipeline", min_length=1, description="What the names of its queues in Redis begin with.")
     queue: dict[str, QueueTable] = Field(default_factory=dict, description="The queues by name.")
 
 
@@ -203,6 +207,14 @@ class Policy(Table):
     concurrency: int = Field(100, ge=1, description="How many events of one source the stage handles at once.")
 
 
+def _queue(value: object) -> object:
+    if value in ("true", "false"):  # what a variable gives is a text
+        return value == "true"
+    if not isinstance(value, bool | str) or (isinstance(value, str) and not value.strip()):
+        raise ValueError("write true, false, or the name of a queue")
+    return value
+
+
 class StageTable(BaseModel):
     """``[stage.<name>]``: a handler, its policy and its options; the keys that are not named here are the handler's."""
 
@@ -210,9 +222,21 @@ class StageTable(BaseModel):
 
     use: str = Field(description="The handler; by default the table's name.")
     when: str | None = Field(None, description="A CEL condition; an event that does not meet it passes the stage by.")
-    is_async: bool = Field(False, alias="async", description="Run on a worker, as a job.")
+    async_: Annotated[bool | str, BeforeValidator(_queue)] = Field(
+        False, alias="async", description='Run on a worker, as a job: true for the queue "stages", or a queue\'s name.'
+    )
     policy: dict[str, Any] = Field(default_factory=dict, description="Overrides of the handler's default policy.")
     options: dict[str, Any] = Field(default_factory=dict, description="The handler's own keys.")
+
+    @property
+    def is_async(self) -> bool:
+        """Whether it runs on a worker."""
+        return self.async_ is not False
+
+    @property
+    def async_queue(self) -> str | None:
+        """The queue of its jobs; None where it is not async."""
+        return STAGES if self.async_ is True else self.async_ or None
 
 
 class RouteTable(Table):

@@ -13,22 +13,24 @@ from pipeline.config.models import Policy, ResourceTable, StageTable
 from pipeline.config.positions import Path
 from pipeline.config.problems import Problems, keys_of, near
 from pipeline.config.tables import Tables
+from pipeline.errors import PluginError
 
-__all__ = ["check_resources", "check_stages", "options_of"]
+__all__ = ["Context", "check_resources", "check_stages", "merged", "options_of"]
 
 _RESERVED = ("use", "when", "async", "policy")
 
+Context = dict[str, Any]
+"""What the validators of plugins' options find in ``info.context``: ``extensions``, ``base`` and ``environ``."""
+
 
 def check_stages(
-    stages: Mapping[str, StageTable], tables: Tables, catalog: Catalog
+    stages: Mapping[str, StageTable], tables: Tables, catalog: Catalog, context: Context
 ) -> tuple[dict[str, BaseModel], dict[str, Policy]]:
     """Options and effective policy of each stage; what is wrong is added to the tables' problems."""
     options: dict[str, BaseModel] = {}
     policies: dict[str, Policy] = {}
     for name, stage in stages.items():
         path: Path = ("stage", name)
-        if stage.is_async:
-            tables.problems.add((*path, "async"), "stages can't run as jobs yet: leave 'async' out")
         handler = catalog.handlers.get(stage.use)
         if handler is None:
             if name in tables.declared["stage"]:
@@ -37,8 +39,9 @@ def check_stages(
                 tables.problems.add((*path, "use") if named else path, f"there is no handler {stage.use!r}{hint}")
             continue
         found = options_of(
-            handler.Options, stage.options, path, tables.problems, owner=f"handler {stage.use!r}", reserved=_RESERVED
-        )
+            handler.Options, stage.options, path, tables.problems, context,
+            owner=f"handler {stage.use!r}", reserved=_RESERVED,
+        )  # fmt: skip
         if found is not None:
             options[name] = found
         policy = _policy(handler.policy, stage.policy, (*path, "policy"), tables.problems)
@@ -48,7 +51,11 @@ def check_stages(
 
 
 def check_resources(
-    resources: Mapping[str, ResourceTable], tables: Tables, catalog: Catalog, environment: Environment
+    resources: Mapping[str, ResourceTable],
+    tables: Tables,
+    catalog: Catalog,
+    environment: Environment,
+    context: Context,
 ) -> dict[str, BaseModel]:
     """Options of each resource, from the file, else from the variables that it names."""
     options: dict[str, BaseModel] = {}
@@ -65,7 +72,7 @@ def check_resources(
                 given[option] = value
                 tables.problems.outside[*path, option] = f"environment {environment.named(variable)}"
         found = options_of(
-            kind.Options, given, path, tables.problems, owner=f"resource {table.use!r}", reserved=("use",)
+            kind.Options, given, path, tables.problems, context, owner=f"resource {table.use!r}", reserved=("use",)
         )
         if found is not None:
             options[name] = found
@@ -77,6 +84,7 @@ def options_of(
     given: dict[str, Any],
     path: Path,
     problems: Problems,
+    context: Context,
     *,
     owner: str,
     reserved: tuple[str, ...],
@@ -88,9 +96,11 @@ def options_of(
             problems.add((*path, key), f"{owner} has no option {key!r}{near(key, (*known, *reserved))}")
         given = {key: value for key, value in given.items() if key in known}
     try:
-        return model.model_validate(given)
+        return model.model_validate(given, context=context)
     except ValidationError as error:
         problems.validation(error, model, given, path)
+    except PluginError:  # of an extension that the options asked for: it names its own plugin
+        raise
     except Exception as error:  # noqa: BLE001 - a plugin's validator may raise anything; the user needs the plugin's name
         problems.add(path, f"the options of {owner} could not be checked: {type(error).__name__}: {error}")
     return None
@@ -99,15 +109,16 @@ def options_of(
 def _policy(default: Policy, overrides: dict[str, Any], path: Path, problems: Problems) -> Policy | None:
     """The handler's policy, with what the stage's table says instead."""
     try:
-        return Policy.model_validate(_merged(default.model_dump(), overrides))
+        return Policy.model_validate(merged(default.model_dump(), overrides))
     except ValidationError as error:
         problems.validation(error, Policy, overrides, path)
     return None
 
 
-def _merged(base: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+def merged(base: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The base with what the overrides say instead, also in the tables within it."""
     result = dict(base)
     for key, value in overrides.items():
         below = result.get(key)
-        result[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        result[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return result

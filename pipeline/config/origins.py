@@ -57,8 +57,12 @@ def _origin(path: Path, document: Document) -> str:
 
 
 def _walk(config: PipelineConfig, resource_options: Mapping[str, BaseModel]) -> Iterator[tuple[Path, Any]]:
-    for kind in ("pipeline", "broker", "database", "jobs"):
+    for kind in ("pipeline", "broker", "database"):
         yield from _items(getattr(config, kind), (kind,))
+    yield from (item for item in _items(config.jobs, ("jobs",)) if item[0] != ("jobs", "queue"))
+    for name, queue in config.jobs.queue.items():
+        given = queue.model_dump(mode="json", exclude_unset=True)  # the rest is as in [jobs]
+        yield from ((("jobs", "queue", name, key), value) for key, value in given.items())
     for name, resource in config.resource.items():
         yield ("resource", name, "use"), resource.use
         options = resource_options.get(name)

@@ -18,6 +18,8 @@ _SECRET_NAME = re.compile(r"(?i)(?:.*[_-])?(?:pass|password|pwd|secret|token|(?:
 
 def redact(text: str) -> str:
     """The same text with ``***`` in place of the passwords of its URLs, and of parameters that look secret."""
+    if "=" not in text and "://" not in text:  # the usual case, decided at a tenth of the cost
+        return text
     return _PARAMETER.sub(rf"\g<start>{HIDDEN}", _PASSWORD.sub(rf"\g<start>:{HIDDEN}@", text))
 
 

@@ -52,7 +52,7 @@ def test_a_report_shows_where_values_came_from_and_no_secret(folder: Folder) -> 
     found = {value.path: (value.value, value.origin.removeprefix(f"{folder.path}/")) for value in report.values}
     assert found["broker.url"] == ("rabbit://u:***@h", "pipeline.toml:2")
     assert found["database.url"] == ("postgresql://u:***@h/d", "environment DATABASE_URL")
-    assert found["jobs.url"] == ("", "default (embedded)")
+    assert found["jobs.url"] == ("", "default (inline)")
     assert found["resource.temporal.address"] == ("t:7233", "environment TEMPORAL_HOST")
     assert found["source.admin.start"] == ("first", "default")
     assert "secret" not in json.dumps(report.as_json())
@@ -74,3 +74,43 @@ def test_a_wrong_file_gives_a_report_of_its_problems(folder: Folder) -> None:
     assert json.loads(json.dumps(report.as_json()))["problems"][0]["message"].startswith("unknown key 'stagse'")
     folder.file.write_text(SOUND)
     assert check_file(folder.file, {}, CATALOG).ok
+
+
+JOBS = (
+    TEXT
+    + """\
+[stage.log]
+async = true
+[stage.control]
+async = "slow"
+[jobs]
+concurrency = 5
+[jobs.queue.slow]
+retry = { attempts = 1 }
+keep_failed = 7
+"""
+)
+
+
+def test_a_report_says_which_stages_are_async_and_on_which_queue(folder: Folder) -> None:
+    report = check(folder.load(JOBS))
+    (control,) = report.routes[0].stages
+    rows, log = report.routes[0].finally_
+    assert [(stage.is_async, stage.queues) for stage in (control, rows, log)] == [
+        (True, ("slow",)), (False, ()), (True, ("stages",)),
+    ]  # fmt: skip
+    shown = json.loads(json.dumps(report.as_json()))["routes"][0]
+    assert (shown["stages"][0]["async"], shown["finally"][0]["async"]) == (True, False)
+
+
+def test_a_report_shows_the_queues_with_their_effective_settings(folder: Folder) -> None:
+    report = check(folder.load(JOBS))
+    slow, stages = json.loads(json.dumps(report.as_json()))["queues"]
+    assert slow == {
+        "name": "slow", "concurrency": 5, "attempts": 1, "backoff": 2.0, "max_backoff": 3600.0, "jitter": 0.0,
+        "keep_completed": 100, "keep_failed": 7, "stages": ["control"],
+    }  # fmt: skip
+    assert (stages["name"], stages["attempts"], stages["keep_failed"], stages["stages"]) == ("stages", 6, 1000, ["log"])
+    assert report.use_queue
+    inline = check(folder.load(TEXT + "[stage.log]\nasync = true\n"))
+    assert ([queue.name for queue in inline.queues], inline.use_queue) == (["stages"], False)

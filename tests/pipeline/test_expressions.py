@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipeline.cel import bind, run
 from pipeline.events import Event, Outcome
 from pipeline.expressions import (
     FINALLY,
@@ -331,3 +332,29 @@ def test_the_library_is_loaded_only_when_an_expression_is_compiled() -> None:
 
 def test_the_time_is_that_of_the_broker_in_utc() -> None:
     assert value_of("time.getFullYear()") == datetime.fromtimestamp(1_767_225_600, UTC).year
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "data.a.b == 'x'",
+        'data.a.b != "x"',
+        "data.a.b in ['x', 'y']",
+        "data.a.b in ['']",
+        "routing_key=='x'",
+        "id in ['x']",
+    ],
+)
+def test_comparisons_with_texts_are_what_the_library_makes_of_them(text: str) -> None:
+    expression = compile_expression(text, want="bool")
+    assert expression.quick is not None
+    values: list[Any] = ["x", "y", "z", "", 1, 0, 1.5, True, False, None, ["x"], {"x": "x"}]
+    events = [{"data": {"a": {"b": value}}, "routing_key": "x", "id": "z"} for value in values]
+    for variables in (
+        *events,
+        {"data": {}, "routing_key": "", "id": "x"},
+        {"data": {"a": 1}, "routing_key": "x", "id": ""},
+    ):
+        activation, reason = bind(expression.uses, variables, ())
+        assert activation is not None, reason
+        assert expression.quick(variables) == run(expression.program, activation)

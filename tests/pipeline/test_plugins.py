@@ -116,7 +116,7 @@ def test_a_misspelled_hook_is_refused_and_the_hooks_are_listed(tmp_path: Path) -
         )
     )
     assert "pipeline_handler" in message
-    assert "pipeline_handlers, pipeline_resources" in message
+    assert "pipeline_handlers, pipeline_hookspecs" in message
 
 
 def test_two_plugins_with_a_misspelled_hook_are_both_named(tmp_path: Path) -> None:

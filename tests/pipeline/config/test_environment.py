@@ -119,7 +119,7 @@ def test_the_queue_is_the_files_else_redis_url_else_made_of_parts_else_embedded(
     assert folder.load(SOUND, REDIS_URL="rediss://u", **parts).config.jobs.url == "rediss://u"
     assert folder.load(SOUND + '[jobs]\nurl = "redis://f"\n', REDIS_URL="redis://u").config.jobs.url == "redis://f"
     loaded = folder.load(SOUND, REDIS_PORT="6380")
-    assert (loaded.config.jobs.url, loaded.origins["jobs.url"]) == (None, "default (embedded)")
+    assert (loaded.config.jobs.url, loaded.origins["jobs.url"]) == (None, "default (inline)")
 
 
 def test_a_resources_option_is_the_files_else_its_variables_else_its_default(folder: Folder) -> None:
@@ -198,3 +198,10 @@ def test_a_value_is_shown_as_one_writes_it() -> None:
         "", "", "", "5", "true", "a, b", '{"a": 1}', "x",
     ]  # fmt: skip
     assert shown({"password": "p", "urls": ["a://u:p@h"]}) == '{"password": "***", "urls": ["a://u:***@h"]}'
+
+
+@pytest.mark.parametrize("url", ["redis://:s3cr#t@host", ":s3cr#t@host:6379", "redis://:s3cr/t@host:6379/0"])
+def test_a_url_that_can_not_be_read_is_refused_without_its_password(folder: Folder, url: str) -> None:
+    _, path, message = folder.only_problem(SOUND + "[jobs]\n", REDIS_URL=url)
+    assert path == "jobs.url"
+    assert "s3cr" not in message

@@ -154,7 +154,7 @@ finally = "audi"
 policy = { timeout = "10x", retry = { atempts = 8 } }
 singals = { "a" = "b" }
 in_flight = 0
-async = "perhaps"
+async = 5
 
 [[stage.audit.row]]
 action = "'workflow_' +"
@@ -195,7 +195,7 @@ def test_a_wrong_file_is_told_every_error_at_once_in_order_with_line_path_and_ne
         (33, "stage.control.policy.retry.atempts", "unknown key 'atempts'; did you mean 'attempts'?"),
         (34, "stage.control.singals", "handler 'control' has no option 'singals'; did you mean 'signals'?"),
         (35, "stage.control.in_flight", "it must be greater than or equal to 1, not 0"),
-        (36, "stage.control.async", "it must be true or false, not 'perhaps'"),
+        (36, "stage.control.async", "write true, false, or the name of a queue"),
         (39, "stage.audit.row[0].action", """the expression ends too early (column 14 of "'workflow_' +")"""),
         (40, "stage.audit.row[0].metadata.workflow_id",
          "unknown name 'dta.x': did you mean 'data'? (column 4 of 'dta.x')"),
@@ -261,7 +261,8 @@ def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(folder: Folder) -> N
         ('"admin.#"', f'"{"a" * 256}"', (6, "route[0].match", "a pattern has at most 255 bytes, and this one has 256")),
         ('["log"]', '["log"]\nwhen = "\'a\'"', (8, "route[0].when", "it gives string, and true or false is wanted")),
         ("[[route]]", "[resource.tempral]\n[[route]]", (5, "resource.tempral", "there is no kind of resource")),
-        ('["log"]', '["log"]\n[stage.log]\nasync = true', (9, "stage.log.async", "stages can't run as jobs yet")),
+        ('["log"]', '["log"]\n[stage.log]\nasync = " "', (9, "stage.log.async", "write true, false, or the name of a")),
+        ('["log"]', '["log"]\n[jobs.queue.inline]', (8, "jobs.queue.inline", "'inline' is the runner's own queue")),
     ],
 )
 def test_a_mistake_is_told_what_to_write(folder: Folder, old: str, new: str, expected: tuple[int, str, str]) -> None:
