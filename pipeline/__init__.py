@@ -10,15 +10,19 @@ if TYPE_CHECKING:
     from pipeline.events import Event, Outcome
     from pipeline.handlers import Context, Delivery, Handler, Setup, handler
     from pipeline.hookspecs import hookimpl
+    from pipeline.jobs.contract import Job, NewJob, Work
     from pipeline.ledger.units import Row
     from pipeline.resources import NoOptions, Resource
     from pipeline.runner import Pipeline
+    from pipeline.worker import Worker
 
 __all__ = [
     "Context",
     "Delivery",
     "Event",
     "Handler",
+    "Job",
+    "NewJob",
     "NoOptions",
     "Outcome",
     "Pipeline",
@@ -30,6 +34,8 @@ __all__ = [
     "Setup",
     "Skip",
     "Unavailable",
+    "Work",
+    "Worker",
     "handler",
     "hookimpl",
 ]
@@ -39,9 +45,11 @@ _HOMES = {
     "pipeline.events": ("Event", "Outcome"),
     "pipeline.handlers": ("Context", "Delivery", "Handler", "Setup", "handler"),
     "pipeline.hookspecs": ("hookimpl",),
+    "pipeline.jobs.contract": ("Job", "NewJob", "Work"),
     "pipeline.ledger.units": ("Row",),
     "pipeline.resources": ("NoOptions", "Resource"),
     "pipeline.runner": ("Pipeline",),
+    "pipeline.worker": ("Worker",),
 }
 """Where each name lives: imported when it is asked for, so that ``pipeline --help`` pays for none of it."""
 

@@ -18,11 +18,17 @@ from typing import Any, ClassVar, Literal
 
 from pipeline.errors import UserError
 
-__all__ = ["BrokerRefused", "Connector", "Message", "MessageBatch", "Outgoing", "Start", "StreamBounds"]
+__all__ = [
+    "BrokerRefused", "Connector", "Message", "MessageBatch", "MessageRefused", "Outgoing", "Start", "StreamBounds",
+]  # fmt: skip
 
 
 class BrokerRefused(UserError):
     """The broker answered, and said no: a missing stream, a refused login. Says what to do."""
+
+
+class MessageRefused(BrokerRefused):
+    """A message can't be published as it is, on any try: it is too large, or holds what the broker can't carry."""
 
 
 class Message:
@@ -188,7 +194,8 @@ class Connector(ABC):
         """Append all messages in this order and return when the broker has confirmed every one.
 
         Raises `Unavailable` where the outcome is not known or the broker can't be reached: publishing again may then
-        write some of them twice, and readers dedupe by `id`.
+        write some of them twice, and readers dedupe by `id`. Raises `MessageRefused` where one of the messages is at
+        fault, and then none was written; `BrokerRefused` where the broker says no to all.
         """
 
     @abstractmethod

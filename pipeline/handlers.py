@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeAlias, get_args, get_origin, get_type_hints
@@ -15,7 +14,8 @@ from typing_extensions import TypeVar
 from pipeline.config.models import Policy
 from pipeline.errors import PluginError
 from pipeline.events import Event, Outcome
-from pipeline.jobs.contract import NewJob, Work
+from pipeline.ids import name_uuid
+from pipeline.jobs.contract import Job, NewJob, Settlement, Work
 from pipeline.resources import NoOptions
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Context", "Delivery", "Handler", "HandlerFunction", "Setup", "handler", "marks_of", "refuse_unfit"]
 
 OptionsT = TypeVar("OptionsT", bound=BaseModel, default=Any)
-_REQUESTS = uuid.UUID("6f0e5f4e-7f0b-4b57-9d53-0a3c5a3d8a11")  # the name space of request ids; never change it
+_REQUESTS = "6f0e5f4e-7f0b-4b57-9d53-0a3c5a3d8a11"  # the name space of request ids; never change it
 
 
 class Context:
@@ -67,7 +67,7 @@ class Context:
     @property
     def request_id(self) -> str:
         """A UUID made from consumer group, route, stage and event id: the same whenever this event comes again."""
-        return str(uuid.uuid5(_REQUESTS, "\x1f".join((self.group, self.route, self.stage, self.event_id))))
+        return name_uuid(_REQUESTS, "\x1f".join((self.group, self.route, self.stage, self.event_id)))
 
     def add(self, row: Any) -> None:
         """Leave a SQLModel row, written in the transaction that records the event's outcome.
@@ -157,6 +157,11 @@ class Handler(Generic[OptionsT]):
         return cls.resources
 
     @classmethod
+    def example(cls, options: OptionsT) -> tuple[str, Mapping[str, Any]] | None:
+        """Routing key and data of an event that a stage with these options would take, to try it; None for no idea."""
+        return None
+
+    @classmethod
     def queues(cls, options: OptionsT) -> tuple[str, ...]:
         """Names of the queues that a stage with these options leaves jobs on; by default none."""
         return ()
@@ -185,6 +190,17 @@ class Handler(Generic[OptionsT]):
         that settles it is written once.
         """
         raise NotImplementedError
+
+    async def jobs_failed(self, settlement: Settlement, jobs: Sequence[Job], reason: str) -> None:
+        """Called in the settlement that ends jobs which `run_jobs` left unsettled, because no try is left.
+
+        What the jobs stood for can be marked as failed here, in that transaction; by default nothing is.
+
+        Args:
+            settlement: The transaction; it settles the jobs itself.
+            jobs: Those of them that are held.
+            reason: Why, for people.
+        """
 
 
 HandlerFunction: TypeAlias = Callable[..., Awaitable[None]]

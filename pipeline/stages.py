@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from pipeline.config.models import Policy
+from pipeline.config.models import STAGES, Policy
 from pipeline.errors import Reject
 from pipeline.events import Event
 from pipeline.handlers import Handler, Setup
@@ -16,6 +17,7 @@ from pipeline.topics import compile_pattern
 
 if TYPE_CHECKING:
     from pipeline.expressions import Expression
+    from pipeline.ledger.database import Database
 
 __all__ = ["Stage"]
 
@@ -31,6 +33,7 @@ class Stage:
         policy: The effective policy.
         when: Its condition, or None.
         is_async: Whether it runs on a worker.
+        queue: The queue of its jobs, where it does.
     """
 
     def __init__(
@@ -41,12 +44,14 @@ class Stage:
         when: Expression | None = None,
         *,
         is_async: bool = False,
+        queue: str = STAGES,
     ) -> None:
         self.name = name
         self.handler = handler
         self.policy = policy
         self.when = when
         self.is_async = is_async
+        self.queue = queue
         self.resources = type(handler).needs(handler.options)
         self.takes_batches = type(handler).handle_batch is not Handler.handle_batch
         self.max_batch = handler.max_batch
@@ -54,10 +59,18 @@ class Stage:
         self._model_by_key: dict[str, type[BaseModel] | None] = {}
         self.validates = bool(self._models)
 
-    async def start(self, pipeline: str, resources: Mapping[str, Any]) -> None:
-        """Start the handler."""
+    async def start(
+        self,
+        pipeline: str,
+        resources: Mapping[str, Any],
+        *,
+        database: Database | None = None,
+        extensions: Mapping[str, Sequence[Any]] = MappingProxyType({}),
+        use_queue: bool = True,
+    ) -> None:
+        """Start the handler; the arguments are as in `Setup`."""
         log = logging.getLogger(f"pipeline.stage.{self.name}")
-        await self.handler.start(Setup(self.name, pipeline, resources, log))
+        await self.handler.start(Setup(self.name, pipeline, resources, log, database, extensions, use_queue))
 
     async def stop(self) -> None:
         """Stop the handler."""

@@ -15,6 +15,7 @@ from pipeline.connectors import BrokerRefused, Connector
 from pipeline.dispatch.resume import Resume
 from pipeline.dispatch.source import Source
 from pipeline.errors import Fenced, Unavailable
+from pipeline.ledger.columns import utcnow
 from pipeline.ledger.database import DatabaseRefused
 from pipeline.ledger.lease import Lease, Standing, acquire
 from pipeline.ledger.ledger import Ledger
@@ -50,6 +51,9 @@ class Shared:
         create_streams: Whether missing streams are created.
         router: The compiled routes.
         resources: The opened resources by name.
+        pipeline: The pipeline's name.
+        on_jobs: Called after each commit that left jobs.
+        now: The time that jobs are left at, aware, in UTC.
     """
 
     owner: str
@@ -59,6 +63,9 @@ class Shared:
     create_streams: bool
     router: Router
     resources: Mapping[str, Any]
+    pipeline: str
+    on_jobs: Callable[[], None] = lambda: None
+    now: Callable[[], datetime] = utcnow
 
 
 class SourceSupervisor:
@@ -151,8 +158,9 @@ class SourceSupervisor:
 
         shared, table = self._shared, self._table
         source = self._source = Source(
-            self.name, table, shared.router, self._stages, shared.resources, shared.ledger, lease, self.stats, end
-        )
+            self.name, table, shared.router, self._stages, shared.resources, shared.ledger, lease, self.stats, end,
+            on_jobs=shared.on_jobs, now=shared.now, pipeline=shared.pipeline,
+        )  # fmt: skip
         source.own_until(lease.renewed_at + LEASE_SECONDS)
         source.committer.start()
         resume = Resume(shared.connector, shared.ledger, lease, source.window, table)

@@ -7,7 +7,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pipeline.cli import check, dead_letters, init, migrate, plugins, publish, routes, run, stats, version
+from pipeline.cli import (
+    check,
+    dead_letters,
+    init,
+    migrate,
+    plugins,
+    publish,
+    queues,
+    routes,
+    run,
+    stats,
+    version,
+    worker,
+)
 from pipeline.cli.console import explain
 from pipeline.cli.leaving import FAILED, MISTAKE
 from pipeline.errors import PipelineError, UserError
@@ -32,10 +45,10 @@ class _Commands(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Built-in names in their order in `build`, then those of plugins by name."""
-        from pipeline.cli.plugin_commands import commands_of_plugins, modules_with_commands
+        from pipeline.cli.plugin_commands import listed_commands
 
         built_in = super().list_commands(ctx)
-        for name, command in commands_of_plugins(only=modules_with_commands()).items():
+        for name, command in listed_commands(rich=self.rich_markup_mode is not None).items():
             self.commands.setdefault(name, command)
         return [*built_in, *sorted(set(self.commands) - set(built_in))]
 
@@ -44,7 +57,7 @@ class _Commands(TyperGroup):
         if cmd_name not in self.commands and not cmd_name.startswith("-"):
             from pipeline.cli.plugin_commands import commands_of_plugins
 
-            for name, command in commands_of_plugins().items():
+            for name, command in commands_of_plugins(rich=self.rich_markup_mode is not None).items():
                 self.commands.setdefault(name, command)
         return super().get_command(ctx, cmd_name)
 
@@ -76,10 +89,12 @@ def build(*, rich: bool = False) -> typer.Typer:
     )
     app.callback()(_options)
     app.command("run")(run.run)
+    app.command("worker")(worker.worker)
     app.command("check")(check.check)
     app.command("routes")(routes.routes)
     app.command("publish")(publish.publish)
     app.command("stats")(stats.stats)
+    app.command("queues")(queues.queues)
     app.add_typer(dead_letters.app, name="dead-letters")
     app.command("plugins")(plugins.plugins)
     app.command("migrate")(migrate.migrate)

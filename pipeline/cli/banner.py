@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,9 @@ from pipeline.config.redact import redact
 if TYPE_CHECKING:
     from pipeline.config.load import Loaded
     from pipeline.runner import Pipeline
+    from pipeline.worker import Worker
 
-__all__ = ["banner", "connections", "flow"]
+__all__ = ["banner", "connections", "flow", "queues_line", "worker_banner"]
 
 
 def banner(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
@@ -29,9 +30,32 @@ def banner(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
     width = max(len(what) for what, _, _ in rows)
     for what, where, origin in rows:
         yield f"  {what:<{width}}  {where}  [{origin}]", ""
+    if pipeline.jobs is not None and loaded.queues:
+        serves = [name for name in pipeline.jobs.serves if name in loaded.queues]
+        yield f"  {'queues':<{width}}  {queues_line(loaded, serves) or 'left to workers'}", ""
     for route in loaded.config.route:
         yield f"  {'route':<{width}}  {flow(route.source, route.match, route.stages, route.finally_)}", ""
     yield from ((line, "bold" if line.startswith("    ") else "") for line in _next(pipeline))
+
+
+def worker_banner(worker: Worker) -> Iterator[tuple[str, str]]:
+    """The same for a worker."""
+    loaded = worker.loaded
+    yield f"a worker of {loaded.config.pipeline.name} is running; Ctrl-C stops it", "bold"
+    places = {name: resource.describe() for name, resource in worker.resources.items()}
+    rows = [row for row in connections(loaded, places) if row[0] != "broker"]
+    width = max(len(what) for what, _, _ in (*rows, ("queues", "", "")))
+    for what, where, origin in rows:
+        yield f"  {what:<{width}}  {where}  [{origin}]", ""
+    serves = worker.jobs.serves if worker.jobs is not None else ()
+    more = "" if worker.queues else "; and any other that jobs are left on"
+    yield f"  {'queues':<{width}}  {queues_line(loaded, serves) or 'none yet'}{more}", ""
+
+
+def queues_line(loaded: Loaded, names: Iterable[str]) -> str:
+    """``governance:policy (100 at once), stages (10 at once)``."""
+    tables = {name: loaded.queues.get(name, loaded.config.jobs) for name in names}
+    return ", ".join(f"{name} ({table.concurrency} at once)" for name, table in tables.items())
 
 
 def connections(loaded: Loaded, places: dict[str, str]) -> list[tuple[str, str, str]]:
@@ -46,7 +70,7 @@ def connections(loaded: Loaded, places: dict[str, str]) -> list[tuple[str, str, 
         ("broker", redact(config.broker.url or ""), origins.get("broker.url", "default")),
         ("database", redact(config.database.url or ""), origins.get("database.url", "default")),
     ]
-    if any(stage.is_async for stage in config.stage.values()):
+    if loaded.queues:
         rows.append(("jobs", redact(config.jobs.url or "in this process"), origins.get("jobs.url", "default")))
     for name, place in places.items():
         prefix = f"resource.{name}."

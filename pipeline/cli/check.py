@@ -13,7 +13,7 @@ from pipeline.cli.files import DEFAULT, FileArgument, JsonOption, Opened, find, 
 from pipeline.cli.leaving import FAILED, FINE, LeaveNow
 
 if TYPE_CHECKING:
-    from pipeline.check import Report, RouteReport
+    from pipeline.check import QueueReport, Report, RouteReport
     from pipeline.cli.live import Answer
 
 __all__ = ["check"]
@@ -21,7 +21,9 @@ __all__ = ["check"]
 
 def check(
     file: FileArgument = DEFAULT,
-    live: Annotated[bool, typer.Option("--live", help="Also ask the broker, the database and each resource.")] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Also ask the broker, the database, the queue and each resource.")
+    ] = False,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON Schema of such files, for editors, and check nothing.")
     ] = False,
@@ -99,7 +101,15 @@ def _show(report: Report) -> None:
         say(f"route {route.name}", style="bold")
         for line in _route(route):
             say(f"  {line}")
-    values = [(value.path, value.value, value.origin) for value in report.values if value.value]
+    if report.queues and not report.use_queue:
+        say("jobs are run by the runner itself: write [jobs] to have them run by workers")
+    for queue in report.queues:
+        say(f"queue {queue.name}", style="bold")
+        for line in _queue(queue):
+            say(f"  {line}")
+    # Without queues the settings of [jobs] say nothing.
+    shown = [value for value in report.values if value.value and (report.queues or not value.path.startswith("jobs."))]
+    values = [(value.path, value.value, value.origin) for value in shown]
     say()
     show_table(("value", "is", "from"), values)
     for warning in report.warnings:
@@ -117,8 +127,21 @@ def _route(route: RouteReport) -> list[str]:
             name = stage.name if stage.use == stage.name else f"{stage.name} ({stage.use})"
             condition = f"; when {stage.when}" if stage.when else ""
             needs = f"; needs {', '.join(stage.resources)}" if stage.resources else ""
-            lines.append(f"{'' if number else kind:<8} {name}: {stage.policy}{condition}{needs}")
+            jobs = f"; {'async on' if stage.is_async else 'jobs on'} {', '.join(stage.queues)}" if stage.queues else ""
+            lines.append(f"{'' if number else kind:<8} {name}: {stage.policy}{condition}{needs}{jobs}")
     return lines
+
+
+def _queue(queue: QueueReport) -> list[str]:
+    from pipeline.check import tries
+
+    repeated = tries(queue.attempts, queue.backoff, queue.max_backoff)
+    lines = [f"stages   {', '.join(queue.stages)}"] if queue.stages else []
+    return [
+        *lines,
+        f"jobs     {repeated}, {queue.concurrency} at once on each worker",
+        f"keeps    {queue.keep_completed:,} completed and {queue.keep_failed:,} failed runs",
+    ]
 
 
 def _show_answers(answers: list[Answer]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import sys
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.files import DEFAULT, ConfigOption, JsonOption, open_file
+from pipeline.cli.files import DEFAULT, ConfigOption, JsonOption
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -90,17 +89,14 @@ def show(
 
 def _asked(config: Path, question: Callable[[DeadLetters], Awaitable[Any]]) -> Any:
     """What the pipeline's database answers."""
-    from pipeline.ledger.database import Database
+    from pipeline.commands import opened, run
     from pipeline.ledger.dead_letters import DeadLetters
 
     async def ask() -> Any:
-        database = Database(open_file(config).loaded.config.database.url or "")
-        try:
+        async with opened(config).database() as database:
             return await question(DeadLetters(database))
-        finally:
-            await database.close()
 
-    return asyncio.run(ask())
+    return run(ask())
 
 
 def _summary(letter: DeadLetter) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The live check: asks the broker, the database and each resource, all at once, and says what is wrong."""
+"""The live check: asks the broker, the database, the queue and each resource, all at once, and says what is wrong."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Answer:
     """What one service answered.
 
     Attributes:
-        name: ``broker``, ``database``, or the resource's name.
+        name: ``broker``, ``database``, ``queue``, or the resource's name.
         where: Where it is, without secrets.
         ok: Whether a runner could use it now.
         message: What it found, or what is wrong and what to do.
@@ -52,6 +52,8 @@ async def ask_all(opened: Opened) -> list[Answer]:
         _ask("broker", redact(loaded.config.broker.url or ""), partial(_broker, opened)),
         _ask("database", redact(loaded.config.database.url or ""), partial(_database, opened)),
     ]
+    if loaded.queues and loaded.config.jobs.url:
+        asked.append(_ask("queue", redact(loaded.config.jobs.url), partial(_queue, opened)))
     for name in loaded.resources:
         resource = loaded.resource(name)(loaded.resource_options(name))
         asked.append(_ask(name, resource.describe(), partial(_resource, resource)))
@@ -117,6 +119,18 @@ async def _database(opened: Opened) -> str:
     if database.dialect == "sqlite":
         return f"'pipeline run' will migrate it to {', '.join(missing)}"
     raise UserError(f"its schema lacks {', '.join(missing)}: run 'pipeline migrate {opened.loaded.path}'")
+
+
+async def _queue(opened: Opened) -> str:
+    from pipeline.jobs.service import hint_queue
+
+    jobs = opened.loaded.config.jobs
+    queue = hint_queue(jobs.url, jobs.prefix)
+    try:
+        await queue.probe()
+    finally:
+        await queue.close()
+    return "it answers"
 
 
 async def _resource(resource: Any) -> str:

@@ -92,6 +92,7 @@ def _stage(loaded: Loaded, name: str, event: Event[Any] | None) -> dict[str, Any
         "name": name,
         "handler": stage.use,
         "async": stage.is_async,
+        "queue": stage.async_queue,
         "when": _condition(loaded.when(name), event),
     }
 
@@ -151,7 +152,7 @@ def _steps(route: Mapping[str, Any]) -> list[str]:
         for number, stage in enumerate(route[kind]):
             words = [stage["name"]]
             words += [f"({stage['handler']})"] if stage["handler"] != stage["name"] else []
-            words += ["async"] if stage["async"] else []
+            words += [f"async on {stage['queue']}"] if stage["async"] else []
             words += [f"when {_when(stage['when'])}"] if stage["when"] else []
             lines.append(f"{'' if number else kind:<8} {' '.join(words)}")
     return lines

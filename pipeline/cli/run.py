@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
-import signal
 import sys
-import time
-from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.cli.files import DEFAULT, FileArgument, find
-from pipeline.cli.leaving import FAILED, FINE, INTERRUPTED, MISTAKE, LeaveNow, leave
+from pipeline.cli.leaving import FINE, LeaveNow
+from pipeline.cli.running import LogFormatOption, QuietOption, Run, VerboseOption, until_complete
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-
     from pipeline.runner import Pipeline
 
 __all__ = ["run"]
@@ -29,15 +24,12 @@ _log = logging.getLogger("pipeline.run")
 
 def run(
     file: FileArgument = DEFAULT,
-    verbose: Annotated[
-        int, typer.Option("--verbose", "-v", count=True, show_default=False, help="Log more; twice, all.")
-    ] = 0,
-    quiet: Annotated[
-        int, typer.Option("--quiet", "-q", count=True, show_default=False, help="Log warnings only; twice, errors.")
-    ] = 0,
-    log_format: Annotated[Literal["text", "json"], typer.Option(help="How log lines look.")] = "text",
+    no_worker: Annotated[bool, typer.Option("--no-worker", help="Leave jobs to 'pipeline worker'.")] = False,
+    verbose: VerboseOption = 0,
+    quiet: QuietOption = 0,
+    log_format: LogFormatOption = "text",
 ) -> None:
-    """Run a pipeline until Ctrl-C or SIGTERM.
+    """Run a pipeline, and the jobs that it leaves, until Ctrl-C or SIGTERM.
 
     What is in flight then finishes, within [pipeline] grace; a second Ctrl-C ends it at once. Logs and
     status go to standard error; standard output is the handlers'.
@@ -48,15 +40,15 @@ def run(
     find(file)
     from pipeline.runner import Pipeline
 
-    pipeline = Pipeline.from_file(file)
+    pipeline = Pipeline.from_file(file, worker=not no_worker)
     for warning in pipeline.loaded.warnings:
         _log.warning("%s", warning)
     talk = log_format == "text" and quiet == 0
-    raise LeaveNow(_until_complete(_Run(pipeline, talk=talk).run()))
+    raise LeaveNow(until_complete(_PipelineRun(pipeline, talk=talk).run()))
 
 
-class _Run:
-    """One run of a pipeline, under signals.
+class _PipelineRun(Run):
+    """One run of a pipeline.
 
     Args:
         pipeline: The pipeline, not started yet.
@@ -64,72 +56,17 @@ class _Run:
     """
 
     def __init__(self, pipeline: Pipeline, *, talk: bool) -> None:
+        super().__init__(pipeline, pipeline.config.pipeline.grace)
         self._pipeline = pipeline
         self._talk = talk
-        self._starting: asyncio.Task[None] | None = None
-        self._stopping: asyncio.Task[None] | None = None
 
-    async def run(self) -> int:
-        """Start, wait for the end, and return the exit code."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal, number)
-        began = time.monotonic()
-        status = await self._run()
-        if self._pipeline.stats().messages_processed or status == FINE:
-            self._tell_totals(time.monotonic() - began)
-        return status
+    def in_flight(self) -> int:
+        """Messages and jobs in flight."""
+        messages = sum(source.in_flight for source in self._pipeline.stats().sources.values())
+        return messages + (self._pipeline.jobs.in_flight if self._pipeline.jobs else 0)
 
-    async def _run(self) -> int:
-        from pipeline.cli.console import explain
-        from pipeline.errors import PipelineError, UserError
-
-        try:
-            self._starting = asyncio.create_task(self._pipeline.start())
-            await self._starting
-            self._settle()
-            self._tell_started()
-            status = asyncio.create_task(self._tell_status())
-            await self._pipeline.wait()
-            status.cancel()
-        except asyncio.CancelledError:
-            return FINE  # told to stop while it was starting
-        except UserError as error:
-            explain(error)
-            return MISTAKE
-        except PipelineError as error:
-            explain(error)
-            return FAILED
-        except Exception:  # noqa: BLE001 - what is not ours to expect is shown whole, and the process still ends well
-            _log.exception("the runner failed; this is a bug in it, or in a plugin")
-            return FAILED
-        return FINE
-
-    def _on_signal(self, number: int) -> None:
-        """The first signal stops in good order; Ctrl-C while that goes on ends the process at once."""
-        if self._stopping is not None or (self._starting is not None and self._starting.cancelling()):
-            if number == signal.SIGINT:
-                leave(INTERRUPTED)
-            return
-        if self._starting is None or not self._starting.done():
-            if self._starting is not None:
-                self._starting.cancel()
-            return
-        in_flight = sum(source.in_flight for source in self._pipeline.stats().sources.values())
-        name = signal.Signals(number).name
-        _log.info("%s: stopping; %d in flight, grace %g s", name, in_flight, self._pipeline.config.pipeline.grace)
-        self._stopping = asyncio.create_task(self._pipeline.stop())
-
-    @staticmethod
-    def _settle() -> None:
-        """What is alive now stays alive: leave it out of collections, and collect less often."""
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 100)
-
-    # Telling
-
-    def _tell_started(self) -> None:
+    def tell_started(self) -> None:
+        """The banner."""
         from pipeline.cli.banner import banner
 
         if not self._talk:
@@ -140,7 +77,7 @@ class _Run:
         for line, style in banner(self._pipeline):
             say(line, style=style, stderr=True)
 
-    async def _tell_status(self) -> None:
+    async def tell_status(self) -> None:
         """On a terminal, at most once a second, what was done since the start."""
         from pipeline.cli.console import say
 
@@ -154,8 +91,11 @@ class _Run:
                 say(f"  {status}", style="dim", stderr=True)
                 told = status
 
-    def _tell_totals(self, seconds: float) -> None:
+    def tell_end(self, seconds: float, status: int) -> None:
+        """The totals; nothing where it never got to work."""
         stats = self._pipeline.stats()
+        if not stats.messages_processed and status != FINE:
+            return
         _log.info(
             "stopped after %.0f s: %d processed%s",
             seconds,
@@ -177,11 +117,3 @@ def _outcomes(pipeline: Pipeline) -> str:
             totals[str(outcome)] = totals.get(str(outcome), 0) + number
     order = ("handled", "filtered", "duplicate", "dead")
     return ", ".join(f"{totals[name]:,} {name}" for name in order if totals.get(name))
-
-
-def _until_complete(work: Coroutine[Any, Any, int]) -> int:
-    """Run on uvloop where there is one. The loop stays open: the process ends next, and all is drained by then."""
-    new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
-    with suppress(ImportError):
-        from uvloop import new_event_loop as new_loop
-    return new_loop().run_until_complete(work)

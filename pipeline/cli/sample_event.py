@@ -34,7 +34,8 @@ def publish_command(loaded: Loaded, known: Mapping[str, Any]) -> str:
 def sample_event(loaded: Loaded, route: RouteTable, known: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """A routing key and data for a route.
 
-    The key is one that a stage's options mention and the route takes, else the pattern with its wildcards filled in.
+    They are what a stage's handler gives as an example, where the route takes it. Else the key is one that a stage's
+    options mention and the route takes, else the pattern with its wildcards filled in.
     The data holds the required fields of the models that the handlers declare for the key, and the fields that the
     stages' expressions read.
 
@@ -44,6 +45,10 @@ def sample_event(loaded: Loaded, route: RouteTable, known: Mapping[str, Any]) ->
         known: Values by field name, for fields whose value matters.
     """
     pattern = route.match[0]
+    for name in route.stages:
+        example = loaded.handler(name).example(loaded.options(name))
+        if example and matches(pattern, example[0]):
+            return example[0], dict(example[1])
     options = [loaded.options(name) for name in dict.fromkeys((*route.stages, *route.finally_))]
     mentioned = (text for option in options for text in _keys_in(option) if matches(pattern, text))
     key = next(mentioned, _filled(pattern))

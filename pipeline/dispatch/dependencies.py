@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import Unavailable
 from pipeline.policies.backoff import backoff
+from pipeline.policies.probing import why_down
 
 if TYPE_CHECKING:
     from pipeline.dispatch.stage_queue import StageQueue
@@ -17,7 +18,6 @@ __all__ = ["Dependencies"]
 
 _FIRST_WAIT = 0.2
 _LONGEST_WAIT = 10.0
-_PROBE_TIMEOUT = 5.0
 _log = logging.getLogger("pipeline.dependencies")
 
 
@@ -61,22 +61,7 @@ class Dependencies:
 
     async def is_down(self, name: str) -> str | None:
         """Why a resource does not answer its probe now; None where it does, or has no probe."""
-        resource = self._resources.get(name)
-        if resource is None:
-            return None
-        try:
-            async with asyncio.timeout(_PROBE_TIMEOUT):
-                await resource.probe()
-        except TimeoutError:
-            return f"no answer within {_PROBE_TIMEOUT:g} s"
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            return "its probe was cancelled from within"  # a client's own doing; it must not end whoever asked
-        except Exception as error:  # noqa: BLE001 - whatever a probe raises says that it failed
-            return error.reason if isinstance(error, Unavailable) else str(error)
-        return None
+        return await why_down(self._resources.get(name))
 
     async def _recover(self, name: str) -> None:
         failures = 0

@@ -16,6 +16,7 @@ from pipeline.policies.backoff import backoff
 from pipeline.stages import Stage
 
 if TYPE_CHECKING:
+    from pipeline.dispatch.jobs_left import JobsLeft
     from pipeline.dispatch.stage_queue import StageQueue
 
 __all__ = ["Failures", "Stages", "describe"]
@@ -28,6 +29,7 @@ class Stages(Protocol):
 
     group: str
     failed: Callable[[BaseException | None], None]
+    jobs: JobsLeft
 
     def stage_done(self, flight: Flight) -> None:
         """The flight's stage is done: on to the next."""

@@ -11,8 +11,7 @@ from pipeline.events import Event, Outcome
 from pipeline.ledger.units import Dead, JournalEntry, Unit
 
 if TYPE_CHECKING:
-    from pipeline.dispatch.lanes import Lanes
-    from pipeline.dispatch.stage_queue import StageQueue
+    from pipeline.dispatch.lanes import Lanes, StageEntry
 
 __all__ = ["SEVERITY", "Flight"]
 
@@ -54,7 +53,7 @@ class Flight:
         self.lanes: Sequence[Lanes] = ()
         self.keys: Sequence[str | None] = ()
         self.at = 0
-        self.chain: Sequence[StageQueue] = ()
+        self.chain: Sequence[StageEntry] = ()
         self.step = 0
         self.closing = False
         self.attempt = 1

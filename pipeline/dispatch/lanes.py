@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pipeline.routing import Route
 
 if TYPE_CHECKING:
     from pipeline.dispatch.flight import Flight
-    from pipeline.dispatch.stage_queue import StageQueue
+    from pipeline.expressions import Expression
 
-__all__ = ["Lanes"]
+__all__ = ["Lanes", "StageEntry"]
+
+
+class StageEntry(Protocol):
+    """Where flights enter a stage: its queue, or what makes jobs of them."""
+
+    when: Expression | None
+
+    def put(self, flight: Flight) -> None:
+        """Take a flight that is ready for this stage."""
 
 
 class Lanes:
-    """One route of one source: its stages' queues, and a lane for each ordering key that is in use.
+    """One route of one source: its stages, and a lane for each ordering key that is in use.
 
     A flight joins its lanes in every route when it is admitted, so that order is the stream's order in all of them;
     it may run a route when it is at the head of its lane there, and leaves the lane when the route is done. As all
@@ -28,7 +37,7 @@ class Lanes:
         closing: Its ``finally`` stages, in order.
     """
 
-    def __init__(self, route: Route, stages: Sequence[StageQueue], closing: Sequence[StageQueue]) -> None:
+    def __init__(self, route: Route, stages: Sequence[StageEntry], closing: Sequence[StageEntry]) -> None:
         self.route = route
         self.name = route.name
         self.when = route.when

@@ -12,15 +12,18 @@ from typing import Any
 
 from pipeline.config.models import SourceTable
 from pipeline.connectors import Message, MessageBatch
+from pipeline.dispatch.async_stage import AsyncStage
 from pipeline.dispatch.committer import Committer
 from pipeline.dispatch.decode import Decoder, Undecodable
 from pipeline.dispatch.dedupe import Dedupe
 from pipeline.dispatch.dependencies import Dependencies
 from pipeline.dispatch.flight import SEVERITY, Flight
-from pipeline.dispatch.lanes import Lanes
+from pipeline.dispatch.jobs_left import JobsLeft
+from pipeline.dispatch.lanes import Lanes, StageEntry
 from pipeline.dispatch.stage_queue import StageQueue
 from pipeline.dispatch.window import Window
 from pipeline.events import Outcome
+from pipeline.ledger.columns import utcnow
 from pipeline.ledger.lease import Lease
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.units import Dead
@@ -47,6 +50,9 @@ class Source:
         stats: Where its counters are kept.
         on_end: Called when it can't go on: with None where another runner has taken the source over, else with the
             error.
+        on_jobs: Called after each commit that had jobs in it.
+        now: The time that jobs are left at, aware, in UTC.
+        pipeline: The pipeline's name, which jobs are left with.
     """
 
     def __init__(
@@ -60,6 +66,10 @@ class Source:
         lease: Lease,
         stats: SourceStats,
         on_end: Callable[[BaseException | None], None],
+        *,
+        on_jobs: Callable[[], None] = lambda: None,
+        now: Callable[[], datetime] = utcnow,
+        pipeline: str,
     ) -> None:
         self.name = name
         self.group = table.group
@@ -71,13 +81,20 @@ class Source:
         self._dedupe = (
             Dedupe(ledger, table.group, self._hold, self.window.release) if table.dedupe is not False else None
         )
-        self._queues = {stage: StageQueue(made, self, self.dependencies) for stage, made in stages.items()}
+        self.jobs = JobsLeft(on_jobs, now, pipeline)
+        self._queues = {
+            name: StageQueue(stage, self, self.dependencies) for name, stage in stages.items() if not stage.is_async
+        }
+        entries: dict[str, StageEntry] = {
+            name: AsyncStage(stage, self, lease) for name, stage in stages.items() if stage.is_async
+        }
+        entries |= self._queues
         self._router = router
         self._lanes = {
             route.index: Lanes(
                 route,
-                [self._queues[stage] for stage in route.stages],
-                [self._queues[stage] for stage in route.finally_],
+                [entries[stage] for stage in route.stages],
+                [entries[stage] for stage in route.finally_],
             )
             for route in router.routes
             if route.source == name
@@ -222,7 +239,7 @@ class Source:
             flight.chain = closing
             flight.step = 0
 
-    def _applies(self, queue: StageQueue, flight: Flight) -> bool:
+    def _applies(self, queue: StageEntry, flight: Flight) -> bool:
         variables = flight.event.variables()
         if flight.closing:
             variables |= {"outcome": str(flight.route_outcome), "error": str(flight.route_error or "")}
@@ -291,6 +308,7 @@ class Source:
     def _committed(self, flights: list[Flight]) -> None:
         if self._dedupe is not None:
             self._dedupe.let_go(flight.remember for flight in flights if flight.remember is not None)
+        self.jobs.committed(flights)
 
     # Ownership, pause and stop
 

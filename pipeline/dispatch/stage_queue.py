@@ -156,6 +156,8 @@ class StageQueue:
             else:
                 if context.rows or context.statements:
                     flight.keep(context.rows, context.statements)
+                if context.jobs:
+                    source.jobs.leave(flight, context.jobs)
                 source.stage_done(flight)
             if monotonic() > turn:
                 await asyncio.sleep(0)
@@ -215,6 +217,8 @@ class StageQueue:
                 context = delivery.context
                 flight.alone = False
                 flight.keep(context.rows, context.statements)
+                if context.jobs:
+                    self._source.jobs.leave(flight, context.jobs)
                 self._source.stage_done(flight)
             else:
                 await self._failures.judge(flight, failure, meet)

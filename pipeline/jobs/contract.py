@@ -6,17 +6,21 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from pipeline.connectors import Outgoing
 
-__all__ = ["INLINE", "Job", "NewJob", "Settlement", "Work"]
+__all__ = ["INLINE", "LOST_LIMIT", "Job", "NewJob", "Settlement", "Work"]
 
 INLINE = "inline"
 """The queue that needs no worker: a runner runs its jobs itself, right after the commit that leaves them."""
+
+LOST_LIMIT: Final = 10
+"""A job on which so many workers died is what kills them: its handler is to end it, in its own way; one that goes on
+and dies of it once more is ended without being asked."""
 
 
 @dataclass(frozen=True, slots=True)

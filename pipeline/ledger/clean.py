@@ -33,13 +33,13 @@ def clean_id(event_id: str) -> str:
 
 def clean_json(value: Any) -> Any:
     """A JSON value of which every text is clean; what is no JSON becomes its text."""
+    if isinstance(value, str):
+        return clean_text(value)
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int):
         return value if -(2**63) <= value < 2**64 else str(value)
-    if isinstance(value, str):
-        return clean_text(value)
-    if isinstance(value, Mapping):
+    if type(value) is dict or isinstance(value, Mapping):  # the second question is the dearer one
         return {clean_text(str(key)): clean_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [clean_json(item) for item in value]

@@ -70,6 +70,7 @@ class Database:
             self.dialect = "postgresql"
             self._writer = self._reader = _postgres(url, command_timeout)
         self._turn = asyncio.Lock()
+        self._writing: asyncio.Task[Any] | None = None
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
@@ -78,13 +79,30 @@ class Database:
         Raises:
             Unavailable: The database can't be reached, is locked, full, read-only or not migrated, or gave no answer.
             DatabaseRefused: It refuses the login, or is no database.
+            RuntimeError: On SQLite: this task is within such a block already, and would wait for itself.
         """
         async with AsyncExitStack() as stack:
             if self.dialect == "sqlite":
-                await stack.enter_async_context(self._turn)
+                await stack.enter_async_context(self._one_writer())
                 with self._translated():
                     self._path.parent.mkdir(parents=True, exist_ok=True)
             yield await stack.enter_async_context(self._transaction(self._writer))
+
+    @asynccontextmanager
+    async def _one_writer(self) -> AsyncIterator[None]:
+        task = asyncio.current_task()
+        if task is not None and task is self._writing:
+            raise RuntimeError(
+                "Database.write() within a transaction: SQLite takes one at a time, so this would wait for itself for "
+                "ever; use the transaction's own connection (a settlement's is settlement.connection), or write after "
+                "its end"
+            )
+        async with self._turn:
+            self._writing = task
+            try:
+                yield
+            finally:
+                self._writing = None
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:

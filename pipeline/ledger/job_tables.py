@@ -22,6 +22,7 @@ class JobRow(LedgerModel, table=True):
     """A job that is to be done, or is being done; it goes when it is over.
 
     Attributes:
+        pipeline: The pipeline whose stage that is: several may share a database.
         stage: The stage whose handler runs it.
         state: ``queued`` or ``running``.
         failures: How many of its runs failed; more than 0 and `due_at` to come: it is backing off.
@@ -35,14 +36,16 @@ class JobRow(LedgerModel, table=True):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        Index("ix_jobs_queue_state", "queue", "state", "due_at"),
-        Index("ix_jobs_unhinted", "due_at", sqlite_where=text("hinted_at IS NULL AND state = 'queued'"),
+        Index("ix_jobs_queue_state", "pipeline", "queue", "state", "due_at"),
+        Index("ix_jobs_unhinted", "pipeline", "due_at",
+              sqlite_where=text("hinted_at IS NULL AND state = 'queued'"),
               postgresql_where=text("hinted_at IS NULL AND state = 'queued'")),
         Index("ix_jobs_claimed", "claimed_until", sqlite_where=text("state = 'running'"),
               postgresql_where=text("state = 'running'")),
     )  # fmt: skip
 
     id: str = _text(primary_key=True)
+    pipeline: str = _text()
     queue: str = _text()
     stage: str = _text()
     payload: dict[str, Any] = Field(default_factory=dict, sa_type=json_type())
@@ -68,9 +71,10 @@ class JobRun(LedgerModel, table=True):
     """
 
     __tablename__ = "job_runs"
-    __table_args__ = (Index("ix_job_runs_queue_state", "queue", "state", "id"), Index("ix_job_runs_job_id", "job_id"))
+    __table_args__ = (Index("ix_job_runs_queue_state", "pipeline", "queue", "state", "id"),)
 
     id: int | None = Field(default=None, primary_key=True, sa_type=big_id())
+    pipeline: str = _text()
     job_id: str = _text()
     queue: str = _text()
     stage: str = _text()
@@ -83,12 +87,18 @@ class JobRun(LedgerModel, table=True):
 
 
 class OutboxMessage(LedgerModel, table=True):
-    """A message that was left to be published, until the broker has confirmed it."""
+    """A message that was left to be published, until the broker has confirmed it.
+
+    Attributes:
+        pipeline: The pipeline that publishes it.
+        error: Why the broker refuses this very message, which then stays for people to look at; None for all others.
+    """
 
     __tablename__ = "outbox"
     __table_args__ = (UniqueConstraint("stream", "message_id", name="uq_outbox_message"),)
 
     id: int | None = Field(default=None, primary_key=True, sa_type=big_id())
+    pipeline: str = _text()
     stream: str = _text()
     message_id: str = _text()
     routing_key: str = _text()
@@ -96,6 +106,7 @@ class OutboxMessage(LedgerModel, table=True):
     headers: dict[str, Any] = Field(default_factory=dict, sa_type=json_type())
     content_type: str | None = _text(default=None)
     created_at: datetime = Field(default_factory=utcnow)
+    error: str | None = _text(default=None)
 
 
 JOB_TABLES: tuple[type[SQLModel], ...] = (JobRow, JobRun, OutboxMessage)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pipeline.ledger.database import Database
 
-__all__ = ["Branch", "core_branch", "differences", "migrate", "pending"]
+__all__ = ["Branch", "core_branch", "differences", "migrate", "pending", "prepare"]
 
 _LABEL: Final = re.compile(r"[a-z][a-z0-9_]{0,40}")
 _LOCK: Final = 0x7069_7065_6C69_6E65
@@ -90,6 +90,28 @@ async def pending(db: Database, branches: Sequence[Branch] = ()) -> list[str]:
         return [line for branch in every for line in _missing(None, branch)]
     async with db.read() as connection:
         return [line for branch in every for line in await connection.run_sync(_missing, branch)]
+
+
+async def prepare(db: Database, branches: Sequence[Branch], file: Path) -> list[str]:
+    """Make a database ready for use: a SQLite file is migrated, of any other it is only asked whether it is.
+
+    Args:
+        db: The database.
+        branches: The plugins' tables.
+        file: The pipeline's file, for the advice.
+
+    Returns:
+        What was applied, as ``label revision``.
+
+    Raises:
+        UserError: It must be migrated first, or was by a newer version of the software.
+        Unavailable: It can't be reached.
+    """
+    if db.dialect == "sqlite":
+        return await migrate(db, branches)
+    if missing := await pending(db, branches):
+        raise UserError(f"the database {db.location} lacks {', '.join(missing)}: run 'pipeline migrate {file}' first")
+    return []
 
 
 async def differences(db: Database, branches: Sequence[Branch] = ()) -> list[str]:

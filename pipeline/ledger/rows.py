@@ -16,6 +16,7 @@ from sqlalchemy.orm import Mapper
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.ddl import sort_tables
 
+from pipeline.ledger.recordset import FEWEST, Recordsets
 from pipeline.ledger.units import Row, Unit
 
 __all__ = ["RowWriter"]
@@ -26,25 +27,25 @@ class _Plan:
     """How rows of one class become parameters of its table's INSERT.
 
     Attributes:
+        columns: The columns by their attributes.
         always: Attribute and column, written also where it is None.
         unless_none: Attribute and column that the database or a column default fills where it is None.
-        names: All attributes.
         relationships: Attributes that a bulk insert would silently lose.
     """
 
     table: Table
     statement: Insert
+    columns: Mapping[str, Any]
     always: tuple[tuple[str, str], ...]
     unless_none: tuple[tuple[str, str], ...]
-    names: frozenset[str]
     relationships: tuple[str, ...]
 
     def parameters(self, row: Any) -> dict[str, Any]:
         """The row's values by column. Raises `TypeError` for related objects, and for a `Row`'s unknown names."""
         if type(row) is Row:
             values: Mapping[str, Any] = row.values
-            if not values.keys() <= self.names:
-                raise TypeError(f"{row.table.__name__} has no field {sorted(values.keys() - self.names)[0]!r}")
+            if unknown := values.keys() - self.columns.keys():
+                raise TypeError(f"{row.table.__name__} has no field {min(unknown)!r}")
         else:
             values = row.__dict__  # an instrumented attribute costs ten times as much to read
         for name in self.relationships:
@@ -74,6 +75,7 @@ class RowWriter:
 
     def __init__(self, dialect: str) -> None:
         self._insert: Any = postgresql.insert if dialect == "postgresql" else sqlite.insert
+        self._recordsets = Recordsets() if dialect == "postgresql" else None
         self._ignoring: dict[Table, Insert] = {}
         self._plans: dict[type, _Plan] = {}
         self._orders: dict[frozenset[Table], list[Table]] = {}
@@ -87,8 +89,39 @@ class RowWriter:
 
     async def write_rows(self, connection: AsyncConnection, rows: Sequence[Any]) -> None:
         """Write rows of any tables, in bulk, parents before children."""
-        for statement, parameters in self._inserts(rows):
-            await connection.execute(statement, parameters)
+        by_table: dict[Table, list[Any]] = {}
+        for row in rows:
+            by_table.setdefault(self._plan(row).table, []).append(row)
+        for table in self._sorted(by_table):
+            # One statement takes rows that fill the same columns; neighbours only: a row may refer to an earlier one.
+            for _, same in groupby(by_table[table], key=_shape):
+                await self._write_alike(connection, list(same))
+
+    async def _write_alike(self, connection: AsyncConnection, rows: list[Any]) -> None:
+        """Write rows of one class that are written in one way, and that name the same fields where they are `Row`s."""
+        plan = self._plan(rows[0])
+        statement = self._statement(plan, rows[0])
+        if type(rows[0]) is Row and await self._as_recordset(
+            connection, statement, plan.table, [row.values for row in rows], plan.columns
+        ):
+            return
+        for _, same in groupby(map(plan.parameters, rows), key=tuple):
+            parameters = list(same)
+            if not await self._as_recordset(connection, statement, plan.table, parameters):
+                await connection.execute(statement, parameters)
+
+    async def _as_recordset(
+        self,
+        connection: AsyncConnection,
+        statement: Insert,
+        table: Table,
+        rows: list[Any],
+        columns: Mapping[str, Any] | None = None,
+    ) -> bool:
+        updates = statement is not self._ignoring.get(table) and statement._post_values_clause is not None
+        if self._recordsets is None or len(rows) < (2 if updates else FEWEST):
+            return False
+        return await self._recordsets.write(connection, statement, table, rows, columns)
 
     def _runs(self, units: Sequence[Unit]) -> Iterator[_Run]:
         """Split where a unit's rows go to a table that an earlier unit's statement reads or writes."""
@@ -102,17 +135,6 @@ class RowWriter:
                 run.statements.append(statement)
                 run.touched.update(_tables_of(statement))
         yield run
-
-    def _inserts(self, rows: Sequence[Any]) -> Iterator[tuple[Insert, list[dict[str, Any]]]]:
-        by_table: dict[Table, list[tuple[Insert, dict[str, Any]]]] = {}
-        for row in rows:
-            plan = self._plan(row)
-            by_table.setdefault(plan.table, []).append((self._statement(plan, row), plan.parameters(row)))
-        for table in self._sorted(by_table):
-            # One statement takes rows that fill the same columns; neighbours only: a row may refer to an earlier one.
-            for _, same in groupby(by_table[table], key=lambda item: (id(item[0]), *item[1])):
-                batch = list(same)
-                yield batch[0][0], [parameters for _, parameters in batch]
 
     def _statement(self, plan: _Plan, row: Any) -> Insert:
         if type(row) is not Row or row.insert is None:
@@ -139,6 +161,10 @@ class RowWriter:
         return plan
 
 
+def _shape(row: Any) -> tuple[Any, ...]:
+    return (row.table, id(row.insert), *row.values) if type(row) is Row else (type(row),)
+
+
 def _plan_for(kind: type) -> _Plan:
     try:
         mapper: Any = inspect_sql(kind)
@@ -148,20 +174,22 @@ def _plan_for(kind: type) -> _Plan:
         raise TypeError(f"context.add takes instances of SQLModel tables, not {kind.__name__}")
     if len(mapper.tables) > 1:
         raise TypeError(f"{kind.__name__} spreads over several tables, which context.add does not take")
+    columns: dict[str, Any] = {}
     always: list[tuple[str, str]] = []
     unless_none: list[tuple[str, str]] = []
     for attribute in mapper.column_attrs:
         column = attribute.columns[0]
         if not isinstance(column.table, Table) or column.computed is not None:
             continue
+        columns[attribute.key] = column
         filled = column.primary_key or column.default is not None or column.server_default is not None
-        (unless_none if filled else always).append((attribute.key, column.key))
+        (unless_none if filled else always).append((attribute.key, str(column.key)))  # else a quoted name
     return _Plan(
         mapper.local_table,
         insert(mapper.local_table),
+        columns,
         tuple(always),
         tuple(unless_none),
-        frozenset(name for name, _ in always + unless_none),
         tuple(mapper.relationships.keys()),
     )
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from sqlalchemy import insert, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, CompileError
+from sqlalchemy.exc import ArgumentError, CompileError, NoReferenceError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pipeline.events import Outcome
@@ -28,6 +28,7 @@ UNWRITABLE: Final = "unwritable"
 
 _DATA_ERRORS: Final = (
     ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError, ArgumentError, CompileError,
+    NoReferenceError,
 )  # fmt: skip
 """What drivers and SQLAlchemy raise for a value, a row or a statement that never reaches the database."""
 

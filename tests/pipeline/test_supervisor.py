@@ -59,7 +59,7 @@ async def site(folder: Path, handle: Handle = nothing, **source: Any) -> AsyncIt
     ledger, table = Ledger(database), SourceTable(stream="st", group="g", **{"dedupe": False, **source})
     broker = StreamBroker(connector)
     await broker.connect()
-    shared = Shared("one", broker, connector, ledger, False, Router([route(["x"])]), {})
+    shared = Shared("one", broker, connector, ledger, False, Router([route(["x"])]), {}, "p")
     made = Site(SourceSupervisor("s", table, {"x": stage("x", handle)}, shared, SourceStats("s")), connector, ledger)
     try:
         yield made

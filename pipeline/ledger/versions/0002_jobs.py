@@ -24,6 +24,7 @@ def _jobs() -> None:
     op.create_table(
         "jobs",
         sa.Column("id", sa.Text, nullable=False),
+        sa.Column("pipeline", sa.Text, nullable=False),
         sa.Column("queue", sa.Text, nullable=False),
         sa.Column("stage", sa.Text, nullable=False),
         sa.Column("payload", json_type(), nullable=False),
@@ -38,9 +39,11 @@ def _jobs() -> None:
         sa.Column("created_at", UTCDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_jobs"),
     )
-    op.create_index("ix_jobs_queue_state", "jobs", ["queue", "state", "due_at"])
+    op.create_index("ix_jobs_queue_state", "jobs", ["pipeline", "queue", "state", "due_at"])
     unhinted = sa.text("hinted_at IS NULL AND state = 'queued'")
-    op.create_index("ix_jobs_unhinted", "jobs", ["due_at"], sqlite_where=unhinted, postgresql_where=unhinted)
+    op.create_index(
+        "ix_jobs_unhinted", "jobs", ["pipeline", "due_at"], sqlite_where=unhinted, postgresql_where=unhinted
+    )
     running = sa.text("state = 'running'")
     op.create_index("ix_jobs_claimed", "jobs", ["claimed_until"], sqlite_where=running, postgresql_where=running)
 
@@ -49,6 +52,7 @@ def _job_runs() -> None:
     op.create_table(
         "job_runs",
         sa.Column("id", big_id(), nullable=False),
+        sa.Column("pipeline", sa.Text, nullable=False),
         sa.Column("job_id", sa.Text, nullable=False),
         sa.Column("queue", sa.Text, nullable=False),
         sa.Column("stage", sa.Text, nullable=False),
@@ -60,14 +64,14 @@ def _job_runs() -> None:
         sa.Column("error", sa.Text),
         sa.PrimaryKeyConstraint("id", name="pk_job_runs"),
     )
-    op.create_index("ix_job_runs_queue_state", "job_runs", ["queue", "state", "id"])
-    op.create_index("ix_job_runs_job_id", "job_runs", ["job_id"])
+    op.create_index("ix_job_runs_queue_state", "job_runs", ["pipeline", "queue", "state", "id"])
 
 
 def _outbox() -> None:
     op.create_table(
         "outbox",
         sa.Column("id", big_id(), nullable=False),
+        sa.Column("pipeline", sa.Text, nullable=False),
         sa.Column("stream", sa.Text, nullable=False),
         sa.Column("message_id", sa.Text, nullable=False),
         sa.Column("routing_key", sa.Text, nullable=False),
@@ -75,6 +79,7 @@ def _outbox() -> None:
         sa.Column("headers", json_type(), nullable=False),
         sa.Column("content_type", sa.Text),
         sa.Column("created_at", UTCDateTime(), nullable=False),
+        sa.Column("error", sa.Text),
         sa.PrimaryKeyConstraint("id", name="pk_outbox"),
         sa.UniqueConstraint("stream", "message_id", name="uq_outbox_message"),
     )

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pipeline.connectors import BrokerRefused, Outgoing
+from pipeline.connectors import MessageRefused, Outgoing
 
 __all__ = ["encode_message"]
 
@@ -26,12 +26,12 @@ def encode_message(message: Outgoing) -> bytes:
     the annotations only of messages that go through an exchange.
 
     Raises:
-        BrokerRefused: A header's value is neither text, number, boolean, bytes nor None, or some text is no Unicode.
+        MessageRefused: A header's value is neither text, number, boolean, bytes nor None, or some text is no Unicode.
     """
     try:
         return _encode(message)
     except UnicodeEncodeError as error:
-        raise BrokerRefused(f"the message {message.id!r} holds text that is not Unicode: {error.object!r}") from None
+        raise MessageRefused(f"the message {message.id!r} holds text that is not Unicode: {error.object!r}") from None
 
 
 def _encode(message: Outgoing) -> bytes:
@@ -59,12 +59,12 @@ def _value(name: str, value: Any) -> bytes:
     if isinstance(value, int):
         if -(2**63) <= value < 2**63:
             return b"\x81" + _i64(value)
-        raise BrokerRefused(f"the header {name!r} is {value}: a number takes at most 64 bits")
+        raise MessageRefused(f"the header {name!r} is {value}: a number takes at most 64 bits")
     if isinstance(value, float):
         return b"\x82" + _f64(value)
     if isinstance(value, bytes):
         return _sized(0xA0, value)
-    raise BrokerRefused(f"the header {name!r} is a {type(value).__name__}: headers are text, numbers or booleans")
+    raise MessageRefused(f"the header {name!r} is a {type(value).__name__}: headers are text, numbers or booleans")
 
 
 def _string(value: str) -> bytes:

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from pipeline.connectors import BrokerRefused
+from pipeline.connectors import BrokerRefused, MessageRefused
 
 __all__ = [
     "DELIVER",
@@ -62,11 +62,11 @@ def checked_name(what: str, name: str) -> Text:
 
 
 def check_sizes(messages: Sequence[bytes], frame_max: int) -> None:
-    """Raise `BrokerRefused` where a message alone is larger than a frame may be."""
+    """Raise `MessageRefused` where a message alone is larger than a frame may be."""
     room = frame_max - _PUBLISH_OVERHEAD - _MESSAGE_OVERHEAD
     size = max(map(len, messages), default=0)
     if size > room:
-        raise BrokerRefused(f"a message takes {size} bytes: RabbitMQ takes {room} at most here (its stream.frame_max)")
+        raise MessageRefused(f"a message takes {size} bytes: RabbitMQ takes {room} at most here (its stream.frame_max)")
 
 
 def read_confirm(frame: bytes) -> tuple[int, tuple[int, ...]]:

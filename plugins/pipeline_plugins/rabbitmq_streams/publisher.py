@@ -85,7 +85,8 @@ class Publisher(Listener):
 
         Raises:
             Unavailable: The link broke, the stream moved, or no confirm came for 30 seconds: the outcome is unknown.
-            BrokerRefused: A message is too large or can't be written, and none was; or the broker says no.
+            MessageRefused: A message is too large or can't be written, and none was.
+            BrokerRefused: The broker says no.
         """
         encoded = await self._encode(messages)
         batch = _Batch(len(encoded), self._clock())

@@ -142,13 +142,17 @@ def eventually(condition: Callable[[], Any], what: str, seconds: float = 30.0) -
 
 
 class Running:
-    """A runner in a process of its own."""
+    """A runner in a process of its own; a subclass may be another command."""
+
+    command = "run"
+    _started = 0
 
     def __init__(self, *arguments: str, **environment: str) -> None:
-        self._out, self._err = Path("run.out"), Path("run.err")
+        Running._started += 1
+        self._out, self._err = (Path(f"{self.command}-{Running._started}.{end}") for end in ("out", "err"))
         with self._out.open("w") as out, self._err.open("w") as err:
             self.process = subprocess.Popen(
-                [*PROGRAM, "run", *arguments], stdout=out, stderr=err, env=os.environ | environment
+                [*PROGRAM, self.command, *arguments], stdout=out, stderr=err, env=os.environ | environment
             )
 
     @property
@@ -177,14 +181,21 @@ class Running:
     def ends(self) -> int:
         return self.process.wait(timeout=30)
 
+    @classmethod
+    @contextmanager
+    def up(cls, *arguments: str, **environment: str) -> Iterator[Running]:
+        """One that is up, and is gone afterwards."""
+        found = cls(*arguments, **environment)
+        try:
+            yield found
+        finally:
+            if found.process.poll() is None:
+                found.process.kill()
+                found.process.wait()
+
 
 @contextmanager
 def running(*arguments: str, **environment: str) -> Iterator[Running]:
     """A runner that is up, and is gone afterwards."""
-    runner = Running(*arguments, **environment)
-    try:
+    with Running.up(*arguments, **environment) as runner:
         yield runner
-    finally:
-        if runner.process.poll() is None:
-            runner.process.kill()
-            runner.process.wait()

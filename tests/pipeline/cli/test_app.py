@@ -24,7 +24,11 @@ HEAVY = (
 )
 # Not heavy, but what an answer within half a second has no time for.
 SLOW = ("pydantic", "rich", "pipeline.plugins")
-COMMANDS = ("run", "check", "routes", "publish", "stats", "plugins", "migrate", "init", "version", "dead-letters")
+COMMANDS = (
+    "run", "worker", "check", "routes", "publish", "stats", "queues", "plugins", "migrate", "init", "version",
+    "dead-letters",
+)  # fmt: skip
+OF_PLUGINS = ("executions", "approvals")
 
 LISTING = """
 import sys
@@ -87,7 +91,7 @@ def test_help_lists_every_command() -> None:
     shown = run("--help")
     assert shown.code == 0
     listed = {line.split()[0] for line in shown.out.partition("Commands:")[2].splitlines() if line.strip()}
-    assert listed == set(COMMANDS)
+    assert listed == {*COMMANDS, *OF_PLUGINS}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -102,6 +106,30 @@ def test_a_plugins_command_is_listed_and_works() -> None:
     assert "greet" in process("--help").stdout
     done = process("greet", "you")
     assert (done.returncode, done.stdout) == (0, "hello you\n")
+
+
+@pytest.mark.usefixtures("greeter")
+def test_two_plugins_with_one_command_are_told_in_the_list_of_commands(tmp_path: Path) -> None:
+    (tmp_path / "site" / "greeter.py").write_text(PLUGIN.replace('[("greet", app)]', '[("executions", app)]'))
+    done = process("--help")
+    assert done.returncode == 0
+    assert "plugin 'greeter' (greeter 1.0) registers the command 'executions', which plugin 'governance'" in done.stderr
+    assert "approvals" in done.stdout
+
+
+@pytest.mark.usefixtures("greeter")
+def test_a_plugin_with_commands_may_implement_the_hooks_of_one_that_has_none(tmp_path: Path) -> None:
+    (tmp_path / "site" / "greeter.py").write_text(PLUGIN + "@hookimpl\ndef colours(): return []\n")
+    info = tmp_path / "site" / "greeter-1.0.dist-info"
+    (info / "entry_points.txt").write_text("[pipeline]\ngreeter = greeter\nzcolours = colours\n")
+    hooks = "from pipeline.hookspecs import hookspec\nclass Hooks:\n    @hookspec\n    def colours(): ...\n"
+    declared = "from pipeline import hookimpl\n@hookimpl\ndef pipeline_hookspecs(): return [Hooks]\n"
+    (tmp_path / "site" / "colours.py").write_text(hooks + declared)
+    done = process("greet", "you")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "hello you\n", "")
+    listed = process("--help")
+    assert "greet" in listed.stdout
+    assert listed.stderr == ""
 
 
 @pytest.mark.usefixtures("greeter")

@@ -124,7 +124,7 @@ def test_routes_lists_them_all() -> None:
     routes = run("routes", "--json").json["routes"]
     assert [(route["name"], route["source"]) for route in routes] == [("admin.#", "admin"), ("order.*", "sales")]
     assert routes[1]["stages"] == [
-        {"name": "big", "handler": "log", "async": False,
+        {"name": "big", "handler": "log", "async": False, "queue": None,
          "when": {"expression": "has(data.customer)", "holds": None, "reason": None}}
     ]  # fmt: skip
     shown = run("routes").out.splitlines()
@@ -186,3 +186,71 @@ def test_mistakes_in_routes_are_told(arguments: list[str], words: str) -> None:
     done = run("routes", *arguments)
     assert (done.code, done.out) == (2, "")
     assert words in done.err
+
+
+ASYNC = (
+    HELLO
+    + """
+[stage.log]
+async = true
+
+[jobs]
+concurrency = 7
+
+[jobs.queue.stages]
+retry = { attempts = 2 }
+"""
+)
+
+
+def test_check_shows_the_queues_and_the_stages_that_use_them() -> None:
+    write(ASYNC)
+    shown = run("check").out.splitlines()
+    assert "  stages   log: time-out 30s, 5 tries, waits 1s to 60s, 100 at once; async on stages" in shown
+    at = shown.index("queue stages")
+    assert shown[at + 1 : at + 4] == [
+        "  stages   log",
+        "  jobs     2 tries, waits 2s to 3600s, 7 at once on each worker",
+        "  keeps    100 completed and 1,000 failed runs",
+    ]
+    assert any(line.split()[:3] == ["jobs.concurrency", "7", "pipeline.toml:17"] for line in shown)
+
+
+def test_check_says_where_there_are_no_workers_for_jobs_and_nothing_of_jobs_where_there_are_none() -> None:
+    write(HELLO + "[stage.log]\nasync = true\n")
+    assert (
+        "jobs are run by the runner itself: write [jobs] to have them run by workers\nqueue stages\n"
+        in run("check").out
+    )
+    write(HELLO)
+    assert "jobs" not in run("check").out
+
+
+def test_check_warns_of_a_queue_that_nothing_uses() -> None:
+    write(ASYNC.replace("queue.stages", "queue.stagse"))
+    done = run("check")
+    assert done.code == 0
+    assert "jobs.queue.stagse: no stage uses this queue; did you mean 'stages'?" in done.err
+
+
+def test_routes_say_which_stages_are_async_and_on_which_queue() -> None:
+    write(ASYNC)
+    assert "    stages   log async on stages" in run("routes", "hello.x").out.splitlines()
+    (stage,) = run("routes", "--json").json["routes"][0]["stages"]
+    assert (stage["async"], stage["queue"]) == (True, "stages")
+
+
+def test_the_schema_takes_async_queues_and_their_keys() -> None:
+    import tomllib
+
+    import jsonschema
+
+    write(HELLO)
+    schema = run("check", "--schema").json
+    jsonschema.validate(tomllib.loads(ASYNC), schema)
+    jsonschema.validate(tomllib.loads(ASYNC.replace("async = true", 'async = "slow"')), schema)
+    for wrong in ("attempts = 0", "atempts = 1"):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(tomllib.loads(ASYNC.replace("attempts = 2", wrong)), schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(tomllib.loads(ASYNC.replace("async = true", "async = 5")), schema)

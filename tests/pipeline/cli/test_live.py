@@ -64,6 +64,26 @@ def test_the_embedded_default_is_fine_before_its_first_run_and_nothing_is_create
     assert not Path(".pipeline/pipeline.db").exists()
 
 
+def test_a_queue_is_asked_where_jobs_need_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://:hunter2@127.0.0.1:1/0")
+    write(HELLO)
+    assert "queue" not in answers()
+    write(HELLO + "[stage.log]\nasync = true\n")
+    found = answers()
+    assert found["code"] == 1
+    assert found["queue"]["where"] == "redis://:***@127.0.0.1:1/0"
+    assert "hunter2" not in found["queue"]["message"]
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0?no_such_option=1")
+    assert "the URL of Redis can't be used" in answers()["queue"]["message"]
+
+
+@pytest.mark.integration
+def test_a_queue_that_answers_is_fine(redis_url: str) -> None:
+    write(HELLO + f'[stage.log]\nasync = true\n[jobs]\nurl = "{redis_url}"\n')
+    found = answers()
+    assert (found["code"], found["queue"]["message"]) == (0, "it answers")
+
+
 def test_what_is_there_is_told() -> None:
     write(HELLO)
     run("publish", "hello.a", "--file", "-", stdin="{}\n" * 3)

@@ -18,7 +18,8 @@ def test_every_installed_plugin_is_listed_with_what_it_brings() -> None:
     assert by_name["log"]["distribution"].startswith("pipeline-runner ")
     shown = run("plugins").out.splitlines()
     assert len(shown) == 1 + len(by_name)
-    assert shown[0].split() == ["plugin", "distribution", "handlers", "connectors", "resources", "tables", "commands"]
+    kinds = ["handlers", "connectors", "resources", "tables", "commands", "extensions"]
+    assert shown[0].split() == ["plugin", "distribution", *kinds]
 
 
 def test_local_handlers_are_listed_and_a_broken_one_is_explained() -> None:
@@ -37,3 +38,43 @@ def test_local_handlers_are_listed_and_a_broken_one_is_explained() -> None:
 
 def test_a_named_file_that_is_not_there_is_a_mistake() -> None:
     assert run("plugins", "-c", "nope.toml").code == 2
+
+
+HOOKS = """
+import sys
+from pipeline import hookimpl
+from pipeline.hookspecs import hookspec
+
+class Hooks:
+    @hookspec
+    def colour_names(): ...
+
+@hookimpl
+def pipeline_hookspecs():
+    return [Hooks]
+"""
+COLOURS = """
+from pipeline import hookimpl
+
+@hookimpl
+def colour_names():
+    return ["red", "green"]
+"""
+
+
+def test_what_plugins_offer_to_other_plugins_is_listed_and_a_failure_to_say_so_is_explained() -> None:
+    write(HELLO.replace('name = "hello"', 'handlers = "mine"'))
+    Path("mine").mkdir()
+    Path("mine/hooks.py").write_text(HOOKS)
+    Path("mine/colours.py").write_text(COLOURS)
+    done = run("plugins")
+    assert done.code == 0, done.err
+    assert "colour_names: red, green" in done.out
+    by_name = {plugin["name"]: plugin for plugin in run("plugins", "--json").json["plugins"]}
+    assert by_name["mine/colours.py"]["extensions"] == {"colour_names": ["red", "green"]}
+    assert by_name["mine/hooks.py"]["extensions"] == {}
+    Path("mine/colours.py").write_text(COLOURS.replace('["red", "green"]', "5"))
+    done = run("plugins")
+    assert done.code == 1
+    assert "mine/colours.py" in done.err
+    assert "colour_names() returned 5: return a list" in done.err

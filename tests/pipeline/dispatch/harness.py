@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from sqlalchemy import select
 
 from pipeline.config.models import Policy, RetryPolicy, RouteTable, SourceTable
 from pipeline.connectors import Message
 from pipeline.dispatch.source import Source
 from pipeline.events import Event, Outcome
+from pipeline.expressions import FINALLY, compile_expression
 from pipeline.handlers import Context, Handler
 from pipeline.ledger.database import Database
 from pipeline.ledger.dead_letters import DeadLetters
+from pipeline.ledger.job_tables import JobRow
 from pipeline.ledger.lease import Lease, acquire
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.migrations import migrate
@@ -58,6 +61,17 @@ def batch_stage(name: str, handle_batch: Any, policy: Policy = QUICK, **attribut
     return Stage(name, kind(NoOptions()), policy)
 
 
+def async_stage(name: str, queue: str = "stages", when: str | None = None) -> Stage:
+    """An async stage, whose handler must not be called where its source is."""
+
+    async def never(event: Event[Any], context: Context) -> None:
+        raise AssertionError("an async stage's handler is called on a worker only")
+
+    kind = type("Never", (Handler,), {"name": name, "handle": staticmethod(never)})
+    condition = compile_expression(when, extra=FINALLY, want="bool") if when else None
+    return Stage(name, kind(NoOptions()), QUICK, condition, is_async=True, queue=queue)
+
+
 class Bench:
     """A source under test, and what it left."""
 
@@ -82,6 +96,10 @@ class Bench:
         """The dead letters, oldest first."""
         return sorted(await DeadLetters(self.database).list(1000), key=lambda row: row.offset)
 
+    async def jobs(self) -> list[JobRow]:
+        """The jobs that wait to be run, by their ids."""
+        return sorted(await self.database.fetch(JobRow, select(JobRow)), key=lambda row: row.id)
+
     @property
     def outcomes(self) -> dict[str, int]:
         return {str(outcome): count for outcome, count in self.stats.outcomes.items() if count}
@@ -99,6 +117,7 @@ async def bench(
     *,
     resources: Mapping[str, Any] | None = None,
     owner: str = "one",
+    on_jobs: Callable[[], None] = lambda: None,
     **source: Any,
 ) -> AsyncIterator[Bench]:
     """Open a source with these stages; by default one route runs all of them, keyed by `data.k`."""
@@ -112,7 +131,7 @@ async def bench(
     ended: list[BaseException | None] = []
     made = Source(
         "s", table, Router(routes), {one.name: one for one in stages}, resources or {}, ledger, lease, stats,
-        ended.append,
+        ended.append, on_jobs=on_jobs, pipeline="p",
     )  # fmt: skip
     made.committer.start()
     result = Bench(made, ledger, database, lease, stats)
@@ -125,4 +144,15 @@ async def bench(
         await database.close()
 
 
-__all__ = ["QUICK", "Bench", "Outcome", "batch_stage", "bench", "eventually", "message", "route", "stage"]
+__all__ = [
+    "QUICK",
+    "Bench",
+    "Outcome",
+    "async_stage",
+    "batch_stage",
+    "bench",
+    "eventually",
+    "message",
+    "route",
+    "stage",
+]

@@ -247,3 +247,15 @@ async def test_a_folder_that_can_not_be_made_is_unavailable(tmp_path: Path) -> N
     with pytest.raises(Unavailable):
         async with Database(f"sqlite:///{tmp_path}/file/x.db").write():
             pass
+
+
+async def test_a_write_within_a_write_is_refused_on_sqlite_with_advice(tmp_path: Path) -> None:
+    db = Database(f"sqlite:///{tmp_path}/x.db")
+    async with asyncio.timeout(5):
+        async with db.write():
+            with pytest.raises(RuntimeError, match="use the transaction's own connection"):
+                async with db.write():
+                    pass
+        async with db.write() as connection:  # and it goes on afterwards
+            await connection.execute(text("SELECT 1"))
+    await db.close()

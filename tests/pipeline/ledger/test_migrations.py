@@ -30,6 +30,7 @@ down_revision = {down!r}
 def upgrade():
     {upgrade}
 """
+CORE = ["core 0001", "core 0002"]
 CREATE = 'op.create_table("plugin_things", sa.Column("id", sa.Integer, primary_key=True))'
 EXTEND = 'op.add_column("plugin_things", sa.Column("name", sa.String))'
 
@@ -65,7 +66,7 @@ async def tables(db: Database) -> set[str]:
 
 
 async def test_the_migrated_schema_is_what_the_models_say(empty: Database) -> None:
-    assert await migrate(empty) == ["core 0001"]
+    assert await migrate(empty) == CORE
     assert await differences(empty) == []
 
 
@@ -88,7 +89,7 @@ async def test_migrating_again_does_nothing(empty: Database) -> None:
 
 
 async def test_what_is_pending_is_told_also_of_a_database_that_is_not_there(empty: Database) -> None:
-    assert await pending(empty) == ["core 0001"]
+    assert await pending(empty) == CORE
     assert empty.dialect == "postgresql" or not empty.exists()
 
 
@@ -96,7 +97,8 @@ async def test_only_what_belongs_here_is_created(empty: Database) -> None:
     await migrate(empty)
 
     ledger = {"progress", "dead_letters", "seen_events", "outcomes", "instances"}
-    assert await tables(empty) == ledger | {"schema_core"}
+    jobs = {"jobs", "job_runs", "outbox"}
+    assert await tables(empty) == ledger | jobs | {"schema_core"}
 
 
 async def test_a_plugin_that_comes_later_is_migrated_then(empty: Database, plugin: Branch) -> None:
@@ -175,7 +177,7 @@ async def test_several_that_migrate_at_once_do_it_once(url: str) -> None:
     """Engines of their own stand for processes: they share nothing but the database."""
     found = await asyncio.gather(*(migrate(Database(url)) for _ in range(3)))
 
-    assert sorted(found) == [[], [], ["core 0001"]]
+    assert sorted(found) == [[], [], CORE]
 
 
 async def test_a_ledger_without_tables_says_what_to_do(empty: Database) -> None:
