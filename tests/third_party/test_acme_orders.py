@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import subprocess
-import sys
-import sysconfig
-import venv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +11,11 @@ from typing import Any
 import pytest
 
 from tests.docs.shell import Running, Shell, until
+from tests.third_party.installing import PIPELINE, installed
 
 pytestmark = pytest.mark.slow  # each starts processes
 
 PACKAGE = Path(__file__).parent / "acme_orders"
-PIPELINE = "python -m pipeline"
 FILE = """
 [pipeline]
 name = "acme"
@@ -45,19 +41,7 @@ file = "rates.json"
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The programs of a new virtual environment, in which this project and the stranger's package are installed."""
-    folder = tmp_path_factory.mktemp("stranger") / "venv"
-    venv.create(folder, with_pip=False, symlinks=True)
-    python = folder / "bin" / "python"
-    # What this environment has installed, the new one has too; the stranger's package comes on top, as pip does it.
-    packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
-    (packages / "inherited.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
-    install = [
-        sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--disable-pip-version-check",
-        "--no-index", "--no-deps", "--no-build-isolation", str(PACKAGE),
-    ]  # fmt: skip
-    done = subprocess.run(install, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "bin"
+    return installed(PACKAGE, tmp_path_factory.mktemp("stranger") / "venv")
 
 
 @pytest.fixture
@@ -112,7 +96,8 @@ def test_it_is_listed_with_all_that_it_brings(shell: Shell) -> None:
     assert listed["broken"] == 0
     assert {plugin["name"]: plugin for plugin in listed["plugins"]}["acme-orders"] == {
         "name": "acme-orders", "distribution": "acme-orders 1.0.0", "handlers": ["acme-orders"], "connectors": [],
-        "resources": ["acme-rates"], "tables": ["acme_orders"], "commands": ["acme"], "error": None,
+        "resources": ["acme-rates"], "tables": ["acme_orders"], "commands": ["acme"], "extensions": {},
+        "error": None,
     }  # fmt: skip
 
 

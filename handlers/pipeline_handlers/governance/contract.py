@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Generic
 
 from pydantic import BaseModel
 from typing_extensions import TypeVar
 
 from pipeline import NoOptions
 from pipeline.jobs.contract import NewJob
+from pipeline.templates import Template, template_type
 
 if TYPE_CHECKING:
     from pipeline.connectors import Outgoing
-    from pipeline.templates import Template
     from pipeline_handlers.governance.options import GovernanceOptions
 
-__all__ = ["WAIT", "Action", "EntityView", "Step", "Wait"]
+__all__ = ["WAIT", "Action", "ActionText", "EntityView", "Step", "Wait"]
 
 OptionsT = TypeVar("OptionsT", bound=BaseModel, default=Any)
+
+
+ActionText = Annotated[Template, template_type(extra=("entity", "execution"))]
+"""A pydantic field type: a template of an action's, which sees ``entity`` and ``execution`` besides the event."""
 
 
 class Wait:
@@ -37,7 +41,12 @@ WAIT: Final = Wait()
 
 @dataclass(frozen=True, slots=True)
 class EntityView:
-    """The entity that a workflow is about, as it was when the step was planned."""
+    """The entity that a workflow is about, as it was when the step was planned.
+
+    Attributes:
+        status_event: The event, or the step of a workflow, that gave it its status, or deleted it.
+        status_at: When that was, in milliseconds since 1970.
+    """
 
     type: str
     id: str
@@ -45,6 +54,8 @@ class EntityView:
     version: int = 0
     data: Mapping[str, Any] = field(default_factory=dict)
     deleted: bool = False
+    status_event: str = ""
+    status_at: int = 0
 
 
 @dataclass(slots=True)
@@ -61,7 +72,7 @@ class Step:
         round: Counts from 0 how often the action was begun anew by ``executions retry``.
         entity: What the workflow is about.
         actor_id: Who caused the event.
-        stream: The stream of the event, where follow-up events go.
+        stream: The stream of the event, where follow-up events go; empty where it came from none.
         causation: What led here, oldest first, this execution last.
         variables: What expressions and templates see: ``routing_key``, ``id``, ``data``, ``headers``, ``time``, and
             ``entity`` (``type``, ``id``, ``status``, ``version``, ``data``) and ``execution`` (``id``, ``workflow``).
@@ -106,12 +117,18 @@ class Step:
         self.statements.append(statement)
 
     def enqueue(self, job: NewJob) -> None:
-        """Leave a job, such as a timer."""
-        self.jobs.append(job)
+        """Leave a job, such as a timer; one that names no stage is for this one's."""
+        self.jobs.append(job if job.stage else replace(job, stage=self.stage))
 
-    def publish(self, message: Outgoing) -> None:
-        """Publish an event on the stream that the execution's own came from, once the step is committed."""
-        self.messages.append((self.stream, message))
+    def publish(self, message: Outgoing) -> bool:
+        """Publish an event on the stream that the execution's own came from, once the step is committed.
+
+        Returns:
+            False where it came from none (a program triggered the workflow by itself): then nothing is published.
+        """
+        if self.stream:
+            self.messages.append((self.stream, message))
+        return bool(self.stream)
 
 
 class Action(Generic[OptionsT]):
@@ -139,6 +156,10 @@ class Action(Generic[OptionsT]):
         One that is runs outside, beside others, under its time-out, and may be run again after a crash.
         """
         return False
+
+    def problem(self, settings: GovernanceOptions) -> str:
+        """Why this can never work with these options of the stage, for ``pipeline check``; empty where it can."""
+        return ""
 
     async def stop(self) -> None:
         """Let go of what `run` opened; called once."""

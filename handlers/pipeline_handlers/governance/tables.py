@@ -39,6 +39,8 @@ class Entity(GovernanceModel, table=True):
         deleted_at: When it was deleted; None while it lives.
         event_id: The newest event that changed it.
         changed_at: When the broker took that event, in milliseconds since 1970: an older event changes nothing.
+        status_event: The event, or the step of a workflow, that gave it its status, or deleted it.
+        status_at: When that was, in milliseconds since 1970.
     """
 
     __tablename__ = "entities"
@@ -51,6 +53,8 @@ class Entity(GovernanceModel, table=True):
     deleted_at: datetime | None = None
     event_id: str = _text()
     changed_at: int = Field(sa_type=BigInteger)
+    status_event: str = _text(default="")
+    status_at: int = Field(default=0, sa_type=BigInteger)
     created_at: datetime = Field(default_factory=utcnow)
     updated_at: datetime = Field(default_factory=utcnow)
 
@@ -89,7 +93,8 @@ class WorkflowExecution(GovernanceModel, table=True):
         position: The index of the action that is next, or under way.
         actions: How many actions it has.
         event: The event that triggered it: id, routing_key, data, headers, time (ISO), source, stream, route.
-        event_offset: The event's place in its stream.
+        event_time: When the broker took the event, in milliseconds since 1970.
+        event_offset: The event's place in its stream: which of one millisecond's events was first.
         causation: What led to it, oldest first: ``[{"workflow", "entity", "execution_id"}, …]``, itself included.
         error: Why it failed, or why its last try did.
     """
@@ -116,6 +121,7 @@ class WorkflowExecution(GovernanceModel, table=True):
     actions: int = 0
     event_id: str = _text()
     event: dict[str, Any] = _json(default_factory=dict)
+    event_time: int = Field(default=0, sa_type=BigInteger)
     event_offset: int = Field(default=0, sa_type=BigInteger)
     causation: list[dict[str, Any]] = _json(default_factory=list)
     error: str | None = _text(default=None)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 __all__ = ["Runner", "command", "until"]
@@ -20,19 +20,20 @@ _STEERING = ("PIPELINE_", "RABBITMQ_", "DATABASE_", "REDIS_", "TEMPORAL_")
 
 
 class Runner:
-    """``pipeline run FILE``, its output in a file.
+    """``pipeline run FILE``, or another command that goes on until it is told to stop; its output in a file.
 
     Args:
         file: The ``pipeline.toml``.
         env: Variables for it, beside this process's own that don't steer it.
         output: Where its output goes; appended, so that all lives of a runner can share one file.
+        arguments: The command and its options; the file comes behind them.
     """
 
-    def __init__(self, file: Path, env: Mapping[str, str], output: Path) -> None:
+    def __init__(self, file: Path, env: Mapping[str, str], output: Path, arguments: Sequence[str] = ("run",)) -> None:
         self.output = output
         self._file = output.open("ab")
         self._process = subprocess.Popen(
-            [_PIPELINE, "run", file], env=_environment(env), cwd=file.parent, stdin=subprocess.DEVNULL,
+            [_PIPELINE, *arguments, file], env=_environment(env), cwd=file.parent, stdin=subprocess.DEVNULL,
             stdout=self._file, stderr=subprocess.STDOUT,
         )  # fmt: skip
 

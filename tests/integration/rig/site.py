@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ class Site:
         amqp_url: The broker, by AMQP 0.9.1.
         database_url: The runner's database.
         temporal_address: Temporal's frontend.
+        redis_url: The queue of jobs; empty for none.
     """
 
     folder: Path
@@ -35,6 +36,7 @@ class Site:
     amqp_url: str
     database_url: str
     temporal_address: str
+    redis_url: str = ""
     runners: list[Runner] = field(default_factory=list)
 
     @property
@@ -45,11 +47,13 @@ class Site:
     @property
     def env(self) -> dict[str, str]:
         """What the runner is told by its environment."""
-        return {
+        named = {
             "PIPELINE_BROKER_URL": self.stream_url,
             "DATABASE_URL": self.database_url,
             "TEMPORAL_HOST": self.temporal_address,
+            "REDIS_URL": self.redis_url,
         }
+        return {name: value for name, value in named.items() if value}
 
     async def lay_out(self, text: str) -> None:
         """Write the ``pipeline.toml``, and bring the database's schema up to date with it."""
@@ -57,9 +61,17 @@ class Site:
         code, output = await command(self.file, self.env, "migrate", str(self.file))
         assert code == 0, output
 
-    def run(self, **env: str) -> Runner:
+    def run(self, *options: str, **env: str) -> Runner:
         """Start a runner."""
-        runner = Runner(self.file, self.env | env, self.folder / f"runner-{len(self.runners)}.log")
+        return self._start("run", options, env)
+
+    def worker(self, *options: str, **env: str) -> Runner:
+        """Start a worker."""
+        return self._start("worker", options, env)
+
+    def _start(self, command: str, options: Sequence[str], env: Mapping[str, str]) -> Runner:
+        output = self.folder / f"{command}-{len(self.runners)}.log"
+        runner = Runner(self.file, {**self.env, **env}, output, (command, *options))
         self.runners.append(runner)
         return runner
 
