@@ -14,9 +14,19 @@ from pathlib import Path
 import orjson
 from rich.console import Console
 
+from benchmarks.npm import MissingNode, install
+from benchmarks.npm import versions as node_versions
 from benchmarks.plan import COMPARISONS, Comparison
 from benchmarks.report import as_json, machine, print_report
-from benchmarks.rounds import ProgramFailed, Settings, needs_postgresql, needs_rabbitmq, run
+from benchmarks.rounds import (
+    ProgramFailed,
+    Settings,
+    needs_node,
+    needs_postgresql,
+    needs_rabbitmq,
+    needs_redis,
+    run,
+)
 from benchmarks.servers import MissingServer, Servers
 
 EVENTS = 200_000
@@ -38,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console() if sys.stdout.isatty() else Console(width=_WIDTH)
     try:
         asyncio.run(_main(chosen, settings, given.json, console))
-    except (MissingServer, ProgramFailed) as problem:
+    except (MissingNode, MissingServer, ProgramFailed) as problem:
         print(problem, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -48,8 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 async def _main(comparisons: Sequence[Comparison], settings: Settings, file: Path | None, console: Console) -> None:
     servers = Servers.from_environment()
-    servers.require(rabbitmq=needs_rabbitmq(comparisons), postgresql=needs_postgresql(comparisons))
-    facts = machine(await servers.versions())
+    servers.require(
+        rabbitmq=needs_rabbitmq(comparisons), postgresql=needs_postgresql(comparisons), redis=needs_redis(comparisons)
+    )
+    versions = await servers.versions()
+    if needs_node(comparisons):
+        install()  # before anything is measured, and once
+        versions |= node_versions()
+    facts = machine(versions)
     for name, value in facts.items():
         console.print(f"[bold]{name}[/]: {value}", highlight=False)
     console.print(f"[bold]seed[/]: {settings.seed}, [bold]rounds[/]: {settings.rounds}", highlight=False)

@@ -24,6 +24,8 @@ class Job:
         amqp_url: RabbitMQ's AMQP 0.9.1.
         stream: The stream to read or to write.
         database_url: A database of the job's own, empty.
+        redis_url: Redis.
+        redis_prefix: What the names of the job's keys there begin with; they are deleted afterwards.
         options: What else the program takes.
     """
 
@@ -35,6 +37,8 @@ class Job:
     amqp_url: str = ""
     stream: str = ""
     database_url: str = ""
+    redis_url: str = ""
+    redis_prefix: str = ""
     options: dict[str, Any] = field(default_factory=dict)
 
     def path(self, name: str) -> Path:

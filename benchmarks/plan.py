@@ -23,6 +23,8 @@ class Variant:
         share: The part of ``--events`` that it takes: slow programs take few.
         stream: ``filled``: the one that all read; ``new``: an empty one of its own; None: none.
         database: Whether it gets a PostgreSQL database of its own; ``sqlite`` is a file that it makes itself.
+        redis: Whether it gets keys of its own in Redis.
+        node: Whether it is a program of Node.js.
         options: What else the program takes.
     """
 
@@ -32,6 +34,8 @@ class Variant:
     share: float = 1.0
     stream: Literal["filled", "new"] | None = "filled"
     database: Literal["postgresql", "sqlite"] | None = None
+    redis: bool = False
+    node: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def events(self, of: int) -> int:
@@ -45,12 +49,12 @@ class Target:
 
     Attributes:
         variant: The variant's name.
-        peer: The other's name.
+        peer: The other's name; of several, the fastest in each round counts.
         at_least: The ratio that is wanted; None for one that is only reported.
     """
 
     variant: str
-    peer: str
+    peer: str | tuple[str, ...]
     at_least: float | None = None
 
 
@@ -62,6 +66,38 @@ class Comparison:
     title: str
     variants: tuple[Variant, ...]
     targets: tuple[Target, ...] = ()
+
+
+_GOVERNANCE_SHARE = 0.1
+_CONNECTIONS = 20
+"""To PostgreSQL, in Bull's pool: more were no faster."""
+_BULL = (10, 50, 100, 200)
+"""Bull's concurrency: how many jobs one worker runs at once."""
+
+
+def _governance(name: str, title: str, program: str, **more: Any) -> Variant:
+    """A contestant in the comparison with Bull; all take the same events, on the same servers."""
+    return Variant(name, title, program, _GOVERNANCE_SHARE, database="postgresql", redis=True, **more)
+
+
+_BULL_VARIANTS = (
+    *(
+        _governance(
+            f"bull-{number}", f"Bull, concurrency {number}", "bull:run", stream=None, node=True,
+            options={"concurrency": number, "connections": min(number, _CONNECTIONS)},
+        )
+        for number in _BULL
+    ),
+    _governance(
+        "bull-two", "Bull, concurrency 100, worker in a process of its own", "bull:run", stream=None, node=True,
+        options={"concurrency": 100, "connections": _CONNECTIONS, "processes": 2},
+    ),
+)  # fmt: skip
+_BEST_BULL = tuple(variant.name for variant in _BULL_VARIANTS)
+
+
+def _jobs(name: str, title: str, share: float, program: str = "hints:hinted", **more: Any) -> Variant:
+    return Variant(name, title, program, share, stream=None, redis=True, **more)
 
 
 _ROUTE = Variant("pipeline-postgresql", "no-op route, PostgreSQL", "route:noop", database="postgresql")
@@ -146,5 +182,40 @@ COMPARISONS = (
             Variant("publish-embedded", "embedded broker", "publish:embedded", 0.5, stream=None),
         ),
         (Target("publish-rabbitmq", "publish-rstream"),),
+    ),
+    Comparison(
+        "governance",
+        "event, execution row, job, two SQL actions, completed; beside Bull",
+        (
+            _governance("governance", "governance, one process, as it comes", "governance:run", stream="new"),
+            _governance(
+                "governance-400", "governance, one process, concurrency 400", "governance:run", stream="new",
+                options={"concurrency": 400},
+            ),
+            _governance(
+                "governance-two", "governance, a runner and a worker, concurrency 400", "governance:run", stream="new",
+                options={"processes": 2, "concurrency": 400},
+            ),
+            *_BULL_VARIANTS,
+        ),
+        tuple(Target(name, _BEST_BULL, 1) for name in ("governance", "governance-400", "governance-two")),
+    ),
+    Comparison(
+        "jobs",
+        "jobs by arq's public API: row, queue, claim, run, row on PostgreSQL; and without rows",
+        (
+            _jobs("hints-100", "up to 100 jobs to a hint", 0.25, database="postgresql", options={"size": 100}),
+            _jobs("hints-1", "one job to a hint", 0.02, database="postgresql", options={"size": 1}),
+            _jobs("arq", "arq itself, a job each", 0.02, "hints:one_each", database="postgresql"),
+            _jobs("hints-100-noop", "up to 100 jobs to a hint, no rows", 1.0, options={"size": 100}),
+            _jobs("hints-1-noop", "one job to a hint, no rows", 0.02, options={"size": 1}),
+            _jobs("arq-noop", "arq itself, a job each, no rows", 0.02, "hints:one_each"),
+        ),
+        (
+            Target("hints-100", "hints-1", 10),
+            Target("hints-100", "arq", 10),
+            Target("hints-100-noop", "hints-1-noop", 10),
+            Target("hints-100-noop", "arq-noop", 10),
+        ),
     ),
 )  # fmt: skip

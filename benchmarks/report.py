@@ -21,7 +21,7 @@ from benchmarks.rounds import Outcome, Round, Settings
 
 __all__ = ["Verdict", "as_json", "machine", "print_report", "verdicts"]
 
-_PACKAGES = ("faststream", "rstream", "aio-pika", "sqlalchemy", "asyncpg", "orjson", "uvloop")
+_PACKAGES = ("faststream", "rstream", "aio-pika", "sqlalchemy", "asyncpg", "arq", "orjson", "uvloop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def verdicts(comparison: Comparison, rounds: Sequence[Round]) -> list[Verdict]:
     """The comparison's ratios."""
     found = []
     for target in comparison.targets:
-        ratios = tuple(_ratio(round_[target.variant], round_[target.peer]) for round_ in rounds)
+        ratios = tuple(_ratio(round_[target.variant], _best(round_, target)) for round_ in rounds)
         median = statistics.median(ratios)
         met = None if target.at_least is None else median >= target.at_least
         found.append(Verdict(target, ratios, median, met))
@@ -127,11 +127,17 @@ def _cells(variant: Variant, results: Sequence[Result], *, latency: bool) -> lis
 def _sentence(verdict: Verdict) -> str:
     target = verdict.target
     ends = f"{min(verdict.ratios):.2f} to {max(verdict.ratios):.2f}"
-    said = f"{target.variant} / {target.peer}: {verdict.median:.2f} ({ends})"
+    peer = target.peer if isinstance(target.peer, str) else f"the best of {', '.join(target.peer)}"
+    said = f"{target.variant} / {peer}: {verdict.median:.2f} ({ends})"
     if verdict.met is None:
         return said
     colour, word = ("green", "met") if verdict.met else ("red", "MISSED")
     return f"{said}, wanted {target.at_least:g}: [{colour}]{word}[/]"
+
+
+def _best(round_: Round, target: Target) -> Result:
+    peers = (target.peer,) if isinstance(target.peer, str) else target.peer
+    return max((round_[peer] for peer in peers), key=lambda result: result.rate)
 
 
 def _ratio(result: Result, peer: Result) -> float:

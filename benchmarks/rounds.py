@@ -17,7 +17,16 @@ from benchmarks.plan import Comparison, Variant
 from benchmarks.servers import Servers
 from benchmarks.workload import fill
 
-__all__ = ["Outcome", "ProgramFailed", "Settings", "needs_postgresql", "needs_rabbitmq", "run"]
+__all__ = [
+    "Outcome",
+    "ProgramFailed",
+    "Settings",
+    "needs_node",
+    "needs_postgresql",
+    "needs_rabbitmq",
+    "needs_redis",
+    "run",
+]
 
 WARMUP = 0.1
 """The part of a variant's events that passes before its clock starts."""
@@ -58,6 +67,16 @@ def needs_rabbitmq(comparisons: Sequence[Comparison]) -> bool:
 def needs_postgresql(comparisons: Sequence[Comparison]) -> bool:
     """Whether one of the variants talks to PostgreSQL."""
     return any(variant.database == "postgresql" for comparison in comparisons for variant in comparison.variants)
+
+
+def needs_redis(comparisons: Sequence[Comparison]) -> bool:
+    """Whether one of the variants talks to Redis."""
+    return any(variant.redis for comparison in comparisons for variant in comparison.variants)
+
+
+def needs_node(comparisons: Sequence[Comparison]) -> bool:
+    """Whether one of the variants is a program of Node.js."""
+    return any(variant.node for comparison in comparisons for variant in comparison.variants)
 
 
 async def run(
@@ -103,6 +122,7 @@ async def _measure(variant: Variant, servers: Servers, settings: Settings, fille
         database = ""
         if variant.database == "postgresql":
             database = await stack.enter_async_context(servers.database())
+        prefix = await stack.enter_async_context(servers.redis_keys()) if variant.redis else ""
         job = Job(
             program=variant.program,
             events=events,
@@ -112,6 +132,8 @@ async def _measure(variant: Variant, servers: Servers, settings: Settings, fille
             amqp_url=servers.amqp_url,
             stream=stream,
             database_url=database,
+            redis_url=servers.redis_url,
+            redis_prefix=prefix,
             options=dict(variant.options),
         )
         under = shlex.split(settings.under.format(variant=variant.name, round=number + 1))

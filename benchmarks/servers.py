@@ -25,25 +25,29 @@ class Servers:
         stream_url: RabbitMQ's stream protocol.
         amqp_url: RabbitMQ's AMQP 0.9.1.
         database_url: PostgreSQL.
+        redis_url: Redis.
     """
 
     stream_url: str = ""
     amqp_url: str = ""
     database_url: str = ""
+    redis_url: str = ""
 
     @classmethod
     def from_environment(cls) -> Servers:
         """The servers that ``python -m tests.services`` tells of."""
-        names = ("TEST_RABBITMQ_STREAM_URL", "TEST_AMQP_URL", "TEST_DATABASE_URL")
+        names = ("TEST_RABBITMQ_STREAM_URL", "TEST_AMQP_URL", "TEST_DATABASE_URL", "TEST_REDIS_URL")
         return cls(*(os.environ.get(name, "") for name in names))
 
-    def require(self, *, rabbitmq: bool, postgresql: bool) -> None:
+    def require(self, *, rabbitmq: bool, postgresql: bool, redis: bool = False) -> None:
         """Raise `MissingServer` where one of these is not there."""
         missing = []
         if rabbitmq and not (self.stream_url and self.amqp_url):
             missing.append("RabbitMQ (TEST_RABBITMQ_STREAM_URL, TEST_AMQP_URL)")
         if postgresql and not self.database_url:
             missing.append("PostgreSQL (TEST_DATABASE_URL)")
+        if redis and not self.redis_url:
+            missing.append("Redis (TEST_REDIS_URL)")
         if missing:
             raise MissingServer(f"there is no {' and no '.join(missing)}: run 'make bench', which starts them")
 
@@ -73,6 +77,20 @@ class Servers:
         finally:
             await _execute(asyncpg, self.database_url, f"DROP DATABASE {name} WITH (FORCE)")
 
+    @asynccontextmanager
+    async def redis_keys(self) -> AsyncIterator[str]:
+        """A prefix for keys in Redis that nobody else has; all that begin with it are deleted afterwards."""
+        from redis.asyncio import Redis
+
+        prefix = f"benchmark-{secrets.token_hex(6)}"
+        try:
+            yield prefix
+        finally:
+            async with Redis.from_url(self.redis_url) as redis:
+                keys = [key async for key in redis.scan_iter(f"{prefix}*", count=1_000)]
+                for begin in range(0, len(keys), 1_000):
+                    await redis.delete(*keys[begin : begin + 1_000])
+
     async def versions(self) -> dict[str, str]:
         """What answers, by name."""
         found: dict[str, str] = {}
@@ -86,8 +104,15 @@ class Servers:
 
             connection = await asyncpg.connect(self.database_url)
             found["PostgreSQL"] = await connection.fetchval("SHOW server_version")
-            found["PostgreSQL fsync"] = await connection.fetchval("SHOW fsync")
+            for setting in ("fsync", "synchronous_commit"):
+                found[f"PostgreSQL {setting}"] = await connection.fetchval(f"SHOW {setting}")
             await connection.close()
+        if self.redis_url:
+            from redis.asyncio import Redis
+
+            async with Redis.from_url(self.redis_url) as redis:
+                found["Redis"] = (await redis.info("server"))["redis_version"]
+                found["Redis appendonly"] = (await redis.config_get("appendonly"))["appendonly"]
         return found
 
 

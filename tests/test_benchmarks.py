@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from benchmarks.__main__ import main
+from benchmarks.executions import Executions, WrongEffects
 from benchmarks.job import Job, Result
 from benchmarks.meter import Meter, percentiles
+from benchmarks.npm import MissingNode, install
 from benchmarks.parts import shares
 from benchmarks.plan import COMPARISONS, Comparison, Target, Variant
+from benchmarks.policies import policy_created
 from benchmarks.report import as_json, print_report, verdicts
 from benchmarks.rounds import ProgramFailed, Settings, run
 from benchmarks.servers import MissingServer, Servers
+from benchmarks.variants.governance import make_tables
 from benchmarks.workload import BODY_BYTES, ROUTING_KEY, batches, body
 from tests.conftest import RabbitMQ
 
@@ -37,9 +44,19 @@ def has_all_events(variant: Variant, result: Result) -> bool:
     return result.counted == events if variant.share == 1 or variant.stream != "filled" else result.counted >= events
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-async def test_a_benchmark_counts_all_events(name: str, rabbitmq: RabbitMQ, postgres: str) -> None:
-    servers = Servers(rabbitmq.stream_url, rabbitmq.amqp_url, postgres)
+def needs_bull() -> None:
+    """Node.js is nobody's duty: what needs it is left out where it can't be had."""
+    try:
+        install()
+    except MissingNode as problem:
+        pytest.skip(str(problem))
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in ("bull-50", "bull-100", "bull-200")])
+async def test_a_benchmark_counts_all_events(name: str, rabbitmq: RabbitMQ, postgres: str, redis_url: str) -> None:
+    if VARIANTS[name].node:
+        needs_bull()
+    servers = Servers(rabbitmq.stream_url, rabbitmq.amqp_url, postgres, redis_url)
     result = await measured(VARIANTS[name], servers)
     assert has_all_events(VARIANTS[name], result), result
     assert set(result.latencies) == ({"p50", "p95", "p99", "max"} if "latency" in name else set())
@@ -103,6 +120,18 @@ def test_a_ratio_is_taken_within_each_round_and_the_median_counts() -> None:
     assert wanted_nothing.met is None
 
 
+def test_the_fastest_of_several_peers_counts_in_each_round() -> None:
+    pair = replace(PAIR, targets=(Target("ours", ("theirs", "other"), 1),))
+    rounds = [
+        {"ours": rated(300), "theirs": rated(100), "other": rated(200)},
+        {"ours": rated(300), "theirs": rated(600), "other": rated(10)},
+    ]
+    assert verdicts(pair, rounds)[0].ratios == pytest.approx((1.5, 0.5))
+    console = Console(record=True, width=120)
+    print_report(console, [pair], {"pair": rounds})
+    assert "ours / the best of theirs, other: 1.00 (0.50 to 1.50), wanted 1: met" in console.export_text()
+
+
 def test_the_report_says_what_is_met_and_what_is_missed() -> None:
     console = Console(record=True, width=120)
     print_report(console, [PAIR], {"pair": ROUNDS})
@@ -127,6 +156,42 @@ def test_jobs_and_results_travel_as_json() -> None:
 def test_a_missing_server_is_named() -> None:
     with pytest.raises(MissingServer, match="no PostgreSQL"):
         Servers("rabbitmq-stream://h", "amqp://h").require(rabbitmq=True, postgresql=True)
+    with pytest.raises(MissingServer, match="no Redis"):
+        Servers().require(rabbitmq=False, postgresql=False, redis=True)
+
+
+def test_a_missing_node_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingNode, match=r"no node and no npm.*install Node\.js 18"):
+        install()
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node")
+def test_both_sides_of_the_comparison_with_bull_get_the_same_events() -> None:
+    script = "import('./events.mjs').then(m => console.log(JSON.stringify([0, 123].map(n => m.event(n).data))))"
+    bull = Path(__file__).parents[1] / "benchmarks" / "bull"
+    made = subprocess.run(["node", "-e", script], cwd=bull, capture_output=True, check=True)
+    assert json.loads(made.stdout) == [policy_created(0), policy_created(123)]
+
+
+async def test_an_effect_that_is_missing_or_there_twice_is_found(postgres: str, tmp_path: Path) -> None:
+    import asyncpg
+
+    urls = {"stream_url": "memory://benchmark", "database_url": postgres, "redis_url": "redis://127.0.0.1:1"}
+    await make_tables(Job("", 1, 0, str(tmp_path), redis_prefix="benchmark", **urls))
+    async with Executions.of(postgres) as executions:
+        with pytest.raises(WrongEffects, match="0 tasks, 0 different ones"):
+            await executions.check(1)
+        connection = await asyncpg.connect(postgres)
+        for key in ("e/0", "e/1"):
+            await connection.execute(
+                "INSERT INTO tasks (key, execution_id, entity_type, entity_id, title, assignee, priority, status,"
+                " created_at) VALUES ($1, 'e', 'policy', 'p', 'Announce p', 'comms', 'normal', 'open', now())",
+                key,
+            )
+        await connection.close()
+        with pytest.raises(WrongEffects, match="2 tasks, 1 different ones"):
+            await executions.check(2)
 
 
 def test_an_unknown_benchmark_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

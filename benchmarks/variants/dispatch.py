@@ -62,6 +62,7 @@ async def _run(job: Job, key: tuple[str, ...]) -> Result:
         lease,
         stats,
         lambda error: None,
+        pipeline="benchmark",
     )
     source.committer.start()
     try:
