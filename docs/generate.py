@@ -37,6 +37,8 @@ MODELS = {
     "broker": "pipeline.config.models:BrokerTable",
     "database": "pipeline.config.models:DatabaseTable",
     "jobs": "pipeline.config.models:JobsTable",
+    "queue": "pipeline.config.models:QueueTable",
+    "queue-retry": "pipeline.config.models:QueueRetry",
     "resource": "pipeline.config.models:ResourceTable",
     "source": "pipeline.config.models:SourceTable",
     "route": "pipeline.config.models:RouteTable",
@@ -49,6 +51,16 @@ MODELS = {
     "audit": "pipeline_handlers.audit.options:AuditOptions",
     "audit-row": "pipeline_handlers.audit.options:RowOptions",
     "log": "pipeline_handlers.log:LogOptions",
+    "governance": "pipeline_handlers.governance.options:GovernanceOptions",
+    "governance-workflow": "pipeline_handlers.governance.workflows:WorkflowOptions",
+    "governance-action": "pipeline_handlers.governance.workflows:ActionOptions",
+    "governance-approval": "pipeline_handlers.governance.actions.approval:ApprovalOptions",
+    "governance-change-status": "pipeline_handlers.governance.actions.change_status:ChangeStatusOptions",
+    "governance-notify": "pipeline_handlers.governance.actions.notify:NotifyOptions",
+    "governance-create-task": "pipeline_handlers.governance.actions.create_task:CreateTaskOptions",
+    "governance-assign": "pipeline_handlers.governance.actions.assign:AssignOptions",
+    "governance-smtp": "pipeline_handlers.governance.actions.smtp:SmtpOptions",
+    "governance-webhook": "pipeline_handlers.governance.actions.webhook:WebhookOptions",
 }
 """The models whose keys have a table in the docs, by the name that the section gives."""
 
@@ -197,7 +209,7 @@ def _table_type(schema: Mapping[str, Any]) -> str:
 def _text_type(schema: Mapping[str, Any]) -> str:
     if "ms|s|m|h|d" in schema.get("pattern", ""):
         return "duration"
-    return {"cel": "expression", "date-time": "time", "path": "path", "password": "secret"}.get(
+    return {"cel": "expression", "template": "template", "date-time": "time", "path": "path", "password": "secret"}.get(
         schema.get("format", ""), "text"
     )
 

@@ -27,16 +27,19 @@ def test_the_sample_is_sound_and_runs_on_embedded_parts() -> None:
     assert [(route.match, route.stages, route.finally_) for route in sample.config.route] == [
         (("admin.workflow.*",), ("workflow-control",), ("audit",)),
         (("hello.#",), ("log",), ()),
+        (("governance.#",), ("governance",), ("audit",)),
     ]
+    assert len(sample.queues) == 8
+    assert "governance:policy" in sample.queues
 
 
 def test_every_embedded_part_of_the_sample_can_be_replaced_by_the_line_that_stands_there(tmp_path: Path) -> None:
     text, count = REPLACEMENT.subn(r"\1", SAMPLE.read_text())
-    assert count == 4
+    assert count == 5
     replaced = tmp_path / "pipeline.toml"
     replaced.write_text(text)
     origins = loaded(replaced).origins
-    for path in ("broker.url", "database.url", "resource.temporal.address", "resource.temporal.namespace"):
+    for path in ("broker.url", "database.url", "jobs.url", "resource.temporal.address", "resource.temporal.namespace"):
         assert origins[path].startswith(f"{replaced}:")
 
 

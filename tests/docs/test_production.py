@@ -71,4 +71,4 @@ def test_there_is_no_other_extra() -> None:
     import tomllib
 
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert set(extras) - {"dev"} == {"rabbitmq", "temporal", "postgres", "jobs", "embedded", "all"}
+    assert set(extras) - {"dev"} == {"rabbitmq", "temporal", "postgres", "jobs", "governance", "embedded", "all"}

@@ -74,6 +74,19 @@ def test_try_it(shell: Shell, running: Running) -> None:
     assert row.endswith(" dead")
 
 
+def test_workflows_that_wait_for_people(shell: Shell, running: Running) -> None:
+    publish, approvals, grant, executions, show, queues = typed("Workflows that wait for people")
+    shell.type(publish)
+    until(lambda: "1 approval" in shell.type(approvals), lambda: shell.type(approvals))
+    [approval] = json.loads(shell.type(f"{approvals} --json"))["approvals"]
+    assert "granted" in shell.type(grant.replace("<id>", approval["id"]))
+    until(lambda: "completed" in shell.type(executions), lambda: shell.type(executions))
+    shown = shell.type(show.replace("<id>", approval["execution_id"]))
+    assert "p-1 is published" in shown
+    assert "Announce p-1" in shown
+    assert "governance:policy" in shell.type(queues)
+
+
 def test_what_the_runner_prints_next_can_be_typed(shell: Shell, running: Running) -> None:
     publish, show = (line.strip() for line in running.output.splitlines() if line.startswith("    "))
     shell.type(publish)

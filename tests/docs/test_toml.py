@@ -37,9 +37,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def plugins_for(block: Block, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Plugins:
-    """What is installed, the stranger's package, and the handlers that the block's page defines."""
+    """What is installed, the stranger's package, and the files that the block's page shows beside it."""
     for name, text in files_of(block.page).items():
-        if name.startswith("handlers.d/"):
+        if "/" in name:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text)
     monkeypatch.syspath_prepend(STRANGER)
