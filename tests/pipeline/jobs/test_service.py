@@ -63,7 +63,7 @@ async def test_a_job_runs_at_once_when_the_service_is_woken(
         service.wake()
         await eventually(lambda number=number: f"j{number}" in runner.ids, "it does not run")  # type: ignore[misc]
         waits.append(monotonic() - began)
-    assert sorted(waits)[3] < 0.15, waits
+    assert sorted(waits)[2] < 0.45, waits  # unwoken, it looks every half second
 
 
 async def test_without_being_woken_it_looks_by_itself(db: Database, start: Start) -> None:
