@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pipeline.config.models import STAGES, Policy
 from pipeline.errors import Reject
 from pipeline.events import Event
-from pipeline.handlers import Handler, Setup
+from pipeline.handlers import Delivery, Handler, Setup
 from pipeline.topics import compile_pattern
 
 if TYPE_CHECKING:
@@ -75,6 +75,23 @@ class Stage:
     async def stop(self) -> None:
         """Stop the handler."""
         await self.handler.stop()
+
+    async def call(self, deliveries: Sequence[Delivery]) -> Sequence[BaseException | None] | None:
+        """Hand events to the handler, as `Handler.handle_batch` does; one that takes no batches is given one event.
+
+        Raises:
+            TypeError: The handler returned another number of results than it was given events.
+        """
+        handler = self.handler
+        if not self.takes_batches:
+            await handler.handle(*deliveries[0])
+            return None
+        errors = await handler.handle_batch(deliveries)
+        if errors is not None and len(errors) != len(deliveries):
+            raise TypeError(
+                f"handle_batch of {handler.name} returned {len(errors)} results for {len(deliveries)} events"
+            )
+        return errors
 
     def validated(self, event: Event[Any]) -> Event[Any]:
         """The event with its data as the model that the handler declares for its routing key.

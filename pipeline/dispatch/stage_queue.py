@@ -7,7 +7,6 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
 
 from pipeline.dispatch.dependencies import Dependencies
 from pipeline.dispatch.failures import Failures, Stages, describe
@@ -200,7 +199,7 @@ class StageQueue:
         if not sound:
             return
         try:
-            errors = await self._timeout.run(self._call(deliveries), task, self._loop)
+            errors = await self._timeout.run(self.stage.call(deliveries), task, self._loop)
         except asyncio.CancelledError as error:
             if task.cancelling():
                 self._ready.extendleft(reversed(sound))
@@ -222,18 +221,6 @@ class StageQueue:
                 self._source.stage_done(flight)
             else:
                 await self._failures.judge(flight, failure, meet)
-
-    async def _call(self, deliveries: list[Delivery]) -> Any:
-        handler = self.stage.handler
-        if not self.stage.takes_batches:
-            await handler.handle(*deliveries[0])
-            return None
-        errors = await handler.handle_batch(deliveries)
-        if errors is not None and len(errors) != len(deliveries):
-            raise TypeError(
-                f"handle_batch of {handler.name} returned {len(errors)} results for {len(deliveries)} events"
-            )
-        return errors
 
     def _delivery(self, flight: Flight) -> Delivery:
         event = flight.event

@@ -84,7 +84,7 @@ class EventTries:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - it is run in a task
         try:
-            errors = await self._timeout.run(self._call(deliveries), task, asyncio.get_running_loop())
+            errors = await self._timeout.run(self._stage.call(deliveries), task, asyncio.get_running_loop())
         except asyncio.CancelledError as error:
             if task.cancelling():
                 raise
@@ -110,18 +110,6 @@ class EventTries:
         stage, event = self._stage, attempt.event
         context = event.context(stage.name, attempt.attempt)
         return Delivery(stage.validated(event.event) if stage.validates else event.event, context)
-
-    async def _call(self, deliveries: list[Delivery]) -> Any:
-        handler = self._stage.handler
-        if not self._stage.takes_batches:
-            await handler.handle(*deliveries[0])
-            return None
-        errors = await handler.handle_batch(deliveries)
-        if errors is not None and len(errors) != len(deliveries):
-            raise TypeError(
-                f"handle_batch of {handler.name} returned {len(errors)} results for {len(deliveries)} events"
-            )
-        return errors
 
     async def _split(self, tries: list[Try], error: Exception) -> list[Verdict]:
         """Run each of a failed batch on its own, so that only the one at fault uses up its tries."""
