@@ -117,6 +117,11 @@ def test_its_options_are_checked(shell: Shell) -> None:
     assert "2 problems" in said
 
 
+def state_of_source(shell: Shell) -> str:
+    stats = json.loads(shell.type(f"{PIPELINE} stats --json", exit_code=None))
+    return str(stats["instances"][0]["sources"]["orders"]["state"])
+
+
 def test_its_events_leave_its_rows(shell: Shell, runner: Running) -> None:
     write_rates(shell)
     cancelled = ("order.cancelled", {"order_id": "o-1"})
@@ -141,8 +146,8 @@ def test_what_it_refuses_is_a_dead_letter(shell: Shell, runner: Running) -> None
 def test_while_what_it_needs_is_away_its_events_wait(shell: Shell, runner: Running) -> None:
     publish(shell, placed("o-1", "ada", 20))
     runner.prints("acme-rates is unavailable: rates.json")
-    stats = json.loads(shell.type(f"{PIPELINE} stats --json", exit_code=1))
-    assert stats["instances"][0]["sources"]["orders"]["state"] == "paused"
+    until(lambda: state_of_source(shell) == "paused", lambda: "a heartbeat that says so")
+    shell.type(f"{PIPELINE} stats", exit_code=1)
     assert query(shell, "SELECT * FROM acme_orders") == query(shell, "SELECT * FROM dead_letters") == []
     write_rates(shell)
     query_gives(shell, "SELECT order_id FROM acme_orders", [("o-1",)])
