@@ -3,6 +3,9 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help run test test-unit lint format bench docs services-up services-down clean
 
+# Compiled modules halve the time that each process of the tests takes to start.
+unexport PYTHONDONTWRITEBYTECODE
+
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -16,7 +19,7 @@ run: $(INSTALLED) ## run the sample pipeline on the embedded default: no server 
 	@exec $(BIN)/pipeline run pipeline.toml
 
 test: $(INSTALLED) ## run every test, on real servers; ARGS='-k name' chooses
-	@exec $(SERVICES) run -- $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@exec $(SERVICES) run -- $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-unit: $(INSTALLED) ## run the fast tests, which need no server
 	@exec $(BIN)/pytest -n 2 -m 'not integration and not slow' --ignore tests/docs --ignore tests/third_party $(ARGS)

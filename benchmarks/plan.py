@@ -71,8 +71,8 @@ class Comparison:
 _GOVERNANCE_SHARE = 0.1
 _CONNECTIONS = 20
 """To PostgreSQL, in Bull's pool: more were no faster."""
-_BULL = (10, 50, 100, 200)
-"""Bull's concurrency: how many jobs one worker runs at once."""
+_BULL = (50, 100, 200)
+"""Bull's concurrency: how many jobs one worker runs at once; 10 were slower by a third."""
 
 
 def _governance(name: str, title: str, program: str, **more: Any) -> Variant:
@@ -80,20 +80,25 @@ def _governance(name: str, title: str, program: str, **more: Any) -> Variant:
     return Variant(name, title, program, _GOVERNANCE_SHARE, database="postgresql", redis=True, **more)
 
 
+def _bull(
+    name: str, title: str, concurrency: int, stream: Literal["new"] | None = "new", processes: int = 1
+) -> Variant:
+    connections = min(concurrency, _CONNECTIONS)
+    options = {"concurrency": concurrency, "connections": connections, "processes": processes}
+    return _governance(name, title, "bull:run", stream=stream, node=True, options=options)
+
+
 _BULL_VARIANTS = (
-    *(
-        _governance(
-            f"bull-{number}", f"Bull, concurrency {number}", "bull:run", stream=None, node=True,
-            options={"concurrency": number, "connections": min(number, _CONNECTIONS)},
-        )
-        for number in _BULL
-    ),
-    _governance(
-        "bull-two", "Bull, concurrency 100, worker in a process of its own", "bull:run", stream=None, node=True,
-        options={"concurrency": 100, "connections": _CONNECTIONS, "processes": 2},
-    ),
-)  # fmt: skip
+    *(_bull(f"bull-{number}", f"Bull, concurrency {number}", number) for number in _BULL),
+    _bull("bull-two", "Bull, concurrency 100, worker in a process of its own", 100, processes=2),
+)
+_UNFED_VARIANTS = (
+    _bull("bull-unfed", "Bull, concurrency 100, events made in memory", 100, None),
+    _bull("bull-unfed-two", "Bull, the same, worker in a process of its own", 100, None, 2),
+)
 _BEST_BULL = tuple(variant.name for variant in _BULL_VARIANTS)
+_BEST_UNFED = tuple(variant.name for variant in _UNFED_VARIANTS)
+_OURS = ("governance", "governance-400", "governance-two")
 
 
 def _jobs(name: str, title: str, share: float, program: str = "hints:hinted", **more: Any) -> Variant:
@@ -197,8 +202,12 @@ COMPARISONS = (
                 options={"processes": 2, "concurrency": 400},
             ),
             *_BULL_VARIANTS,
+            *_UNFED_VARIANTS,
         ),
-        tuple(Target(name, _BEST_BULL, 1) for name in ("governance", "governance-400", "governance-two")),
+        (
+            *(Target(name, _BEST_BULL, 1) for name in _OURS),
+            *(Target(name, _BEST_UNFED) for name in _OURS),
+        ),
     ),
     Comparison(
         "jobs",

@@ -1,33 +1,45 @@
-// The events: what `benchmarks/policies.py` publishes, made in memory, so that Bull's side reads them from no broker.
+// The events: what `benchmarks/policies.py` publishes, made in memory, or read from the stream that it publishes to.
 
 import { createHash } from 'node:crypto';
 
 const ROUTING_KEY = 'governance.policy.created';
 
-/** Event number `number`, in the form in which an execution keeps it. */
-export function event(number) {
+/** Batches of the events from number `first` on, at most `size` in each. */
+export function* made(first, count, size) {
+  for (let begin = first; begin < first + count; begin += size) {
+    const length = Math.min(size, first + count - begin);
+    yield Array.from({ length }, (_, index) => ({ offset: begin + index, changed: event(begin + index) }));
+  }
+}
+
+function event(number) {
   const digits = String(number).padStart(8, '0');
+  return kept(`event-${number}`, ROUTING_KEY, {
+    entity_type: 'policy',
+    entity_id: `policy-${digits}`,
+    actor_id: `user-${number % 100}`,
+    old: {},
+    new: {
+      title: `Policy ${digits}`,
+      status: 'draft',
+      risk: 'high',
+      owner: `owner-${number % 100}`,
+      summary: 'Who may read what, who decides about it, and how long it is kept.',
+    },
+  });
+}
+
+/** An event in the form in which an execution keeps it. */
+export function kept(id, routingKey, data) {
   return {
-    id: `event-${number}`,
-    routing_key: ROUTING_KEY,
+    id,
+    routing_key: routingKey,
     headers: {},
     time: new Date().toISOString(),
     source: 'governance',
     stream: 'stream.platform.governance',
-    route: ROUTING_KEY,
-    data: {
-      entity_type: 'policy',
-      entity_id: `policy-${digits}`,
-      actor_id: `user-${number % 100}`,
-      old: {},
-      new: {
-        title: `Policy ${digits}`,
-        status: 'draft',
-        risk: 'high',
-        owner: `owner-${number % 100}`,
-        summary: 'Who may read what, who decides about it, and how long it is kept.',
-      },
-    },
+    route: routingKey,
+    data,
   };
 }
 

@@ -1,9 +1,11 @@
-// One process of Bull's side: `node main.mjs '{…}'`; a line `SUBMIT first count` on its input submits events.
+// One process of Bull's side: `node main.mjs '{…}'`; it reads events from a stream, or makes those that its input asks
+// for by a line `SUBMIT first count`.
 
 import { createInterface } from 'node:readline';
 import Bull from 'bull';
 import pg from 'pg';
-import { JOB, QUEUE, processor, submit } from './service.mjs';
+import { made } from './events.mjs';
+import { BATCH, JOB, QUEUE, processor, trigger } from './service.mjs';
 
 const settings = JSON.parse(process.argv[2]);
 
@@ -28,12 +30,16 @@ queue.on('failed', (job, error) => giveUp(error)); // nothing here may fail: a r
 if (settings.worker) queue.process(JOB, settings.concurrency, processor(pool)).catch(giveUp);
 await queue.isReady();
 await pool.query('SELECT 1');
+if (settings.producer && settings.broker) {
+  const { read } = await import('./stream.mjs');
+  trigger(pool, queue, await read(settings.broker, settings.prefix, BATCH)).catch(giveUp);
+}
 console.log('READY');
 
-if (settings.producer) {
+if (settings.producer && !settings.broker) {
   for await (const line of createInterface({ input: process.stdin })) {
     const [, first, count] = line.split(' ');
-    await submit(pool, queue, Number(first), Number(count)).catch(giveUp);
+    await trigger(pool, queue, made(Number(first), Number(count), BATCH)).catch(giveUp);
     console.log('SUBMITTED');
   }
 } else {
@@ -41,3 +47,4 @@ if (settings.producer) {
 }
 await queue.close();
 await pool.end();
+process.exit(0); // a stream that is read has no end

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from benchmarks.contest import Process, measure
@@ -13,7 +14,7 @@ from pipeline import Pipeline
 from pipeline.ledger.migrations import migrate
 from pipeline_plugins.rabbitmq_streams import RabbitMQStreamsConnector
 
-__all__ = ["make_tables", "run"]
+__all__ = ["make_tables", "publishing", "run"]
 
 _BATCH = 1_000
 """Events that are published at a time."""
@@ -25,6 +26,19 @@ async def run(job: Job) -> Result:
     commands = [["run", "-q", str(file)]]
     if job.options.get("processes", 1) > 1:
         commands = [["run", "-q", "--no-worker", str(file)], ["worker", "-q", str(file)]]
+    async with AsyncExitStack() as stack:
+        submit = await stack.enter_async_context(publishing(job))
+        processes = []
+        for command in commands:
+            arguments = [sys.executable, "-m", "pipeline", *command]
+            process = Process.started(arguments, job.path(f"{command[0]}.log"), folder=Path(job.folder))
+            processes.append(await stack.enter_async_context(process))
+        return await measure(job, processes, submit)
+
+
+@asynccontextmanager
+async def publishing(job: Job) -> AsyncIterator[Callable[[range], Awaitable[None]]]:
+    """Publishes the events with the numbers that it is called with to the job's stream, until they are confirmed."""
     events = outgoing(range(job.events))
     connector = RabbitMQStreamsConnector(job.stream_url)
 
@@ -32,15 +46,11 @@ async def run(job: Job) -> Result:
         for begin in range(numbers.start, numbers.stop, _BATCH):
             await connector.publish(job.stream, events[begin : min(begin + _BATCH, numbers.stop)])
 
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(connector.close)
+    try:
         await connector.connect()
-        processes = []
-        for command in commands:
-            arguments = [sys.executable, "-m", "pipeline", *command]
-            process = Process.started(arguments, job.path(f"{command[0]}.log"), folder=Path(job.folder))
-            processes.append(await stack.enter_async_context(process))
-        return await measure(job, processes, submit)
+        yield submit
+    finally:
+        await connector.close()
 
 
 async def make_tables(job: Job) -> Path:

@@ -114,7 +114,7 @@ class QueueRetry(Table):
 class QueueTable(Table):
     """``[jobs.queue.<name>]``: one queue; what it leaves out is as in ``[jobs]``."""
 
-    concurrency: int = Field(100, ge=1, description="How many of its jobs one worker runs at once.")
+    concurrency: int = Field(200, ge=1, description="How many of its jobs one worker runs at once.")
     retry: QueueRetry = Field(default_factory=QueueRetry, description="How failed jobs are repeated.")
     keep_completed: int = Field(100, ge=0, description="How many completed runs are kept for looking at.")
     keep_failed: int = Field(1_000, ge=0, description="How many failed runs are kept for looking at.")
