@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.catalog import Catalog
 from pipeline.config.load import Loaded, load
-from pipeline.config.models import QueueTable
+from pipeline.config.models import Policy, QueueTable
 from pipeline.config.origins import Value
+from pipeline.config.problems import dotted
 from pipeline.errors import ConfigError, Problem
 
 __all__ = ["QueueReport", "Report", "RouteReport", "StageReport", "Value", "check", "check_file", "tries"]
@@ -24,10 +25,11 @@ class StageReport:
         name: The stage's name.
         use: The handler.
         when: Its condition; None where it has none.
-        policy: The effective policy, in words: time-out, tries, waits.
+        policy: The effective policy, in words: time-out, tries, waits, limits.
         resources: What its handler needs.
         is_async: Whether it runs on a worker.
         queues: The queues that it leaves jobs on: its own first where it is async, then its handler's.
+        policy_values: Each value of the effective policy, and where it came from.
     """
 
     name: str
@@ -37,6 +39,7 @@ class StageReport:
     resources: tuple[str, ...]
     is_async: bool = False
     queues: tuple[str, ...] = ()
+    policy_values: tuple[Value, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +159,30 @@ def check_file(path: Path, environ: Mapping[str, str], catalog: Catalog | None =
 def _stage(name: str, loaded: Loaded) -> StageReport:
     stage = loaded.config.stage[name]
     handler = loaded.catalog.handlers.get(stage.use)
-    policy, retry = loaded.policy(name), loaded.policy(name).retry
-    timeout = "no time-out" if policy.timeout is False else f"time-out {policy.timeout:g}s"
-    words = f"{timeout}, {tries(retry.attempts, retry.backoff, retry.max_backoff)}, {policy.concurrency} at once"
     resources = handler.resources if handler else ()
-    return StageReport(name, stage.use, stage.when, words, resources, stage.is_async, loaded.queues_of(name))
+    start = f"{dotted(('stage', name, 'policy'))}."
+    values = tuple(
+        replace(value, path=value.path.removeprefix(start)) for value in loaded.values if value.path.startswith(start)
+    )
+    return StageReport(
+        name, stage.use, stage.when, in_words(loaded.policy(name)), resources, stage.is_async, loaded.queues_of(name),
+        values,
+    )  # fmt: skip
+
+
+def in_words(policy: Policy) -> str:
+    """A policy in a line."""
+    retry, circuit, coalesce = policy.retry, policy.circuit, policy.coalesce
+    words = ["no time-out" if policy.timeout is False else f"time-out {policy.timeout:g}s"]
+    words += [tries(retry.attempts, retry.backoff, retry.max_backoff), f"{policy.limit} at once"]
+    if policy.per_key is not None:
+        words.append(f"{policy.per_key.per_key} at once for each {policy.per_key.key}")
+    words += [f"at most {limit}" for limit in policy.rate_limit]
+    if circuit is not None:
+        words.append(f"circuit opens at {circuit.ratio:.0%} failed in {circuit.window:g}s")
+    if coalesce is not None:
+        words.append(f"coalesces {', '.join(coalesce.match)} in {coalesce.window:g}s")
+    return ", ".join(words)
 
 
 def _queue(name: str, table: QueueTable, loaded: Loaded) -> QueueReport:

@@ -157,6 +157,11 @@ class Handler(Generic[OptionsT]):
         return cls.resources
 
     @classmethod
+    def default_policy(cls, options: OptionsT) -> Policy:
+        """The default policy of a stage with these options; by default `policy`."""
+        return cls.policy
+
+    @classmethod
     def example(cls, options: OptionsT) -> tuple[str, Mapping[str, Any]] | None:
         """Routing key and data of an event that a stage with these options would take, to try it; None for no idea."""
         return None

@@ -59,6 +59,11 @@ class Stage:
         self._model_by_key: dict[str, type[BaseModel] | None] = {}
         self.validates = bool(self._models)
 
+    @property
+    def dependency(self) -> str:
+        """What counts as down while the stage's circuit is open: its first resource, else the stage itself."""
+        return self.resources[0] if self.resources else f"stage {self.name}"
+
     async def start(
         self,
         pipeline: str,

@@ -27,6 +27,9 @@ def check(
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON Schema of such files, for editors, and check nothing.")
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also show each stage's policy, and where each value came from.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check a pipeline's file; with --live, also its services.
@@ -48,7 +51,7 @@ def check(
     elif report.problems:
         show_problems(report.problems)
     else:
-        _show(report)
+        _show(report, explain=explain)
         _show_answers(answers)
     if answers:
         raise LeaveNow(FINE if fine else FAILED)
@@ -94,7 +97,7 @@ async def _ask(opened: Opened) -> list[Answer]:
     return await ask_all(opened)
 
 
-def _show(report: Report) -> None:
+def _show(report: Report, *, explain: bool) -> None:
     from pipeline.cli.console import count, say, show_table, warn
 
     for route in report.routes:
@@ -107,6 +110,8 @@ def _show(report: Report) -> None:
         say(f"queue {queue.name}", style="bold")
         for line in _queue(queue):
             say(f"  {line}")
+    if explain:
+        _explain(report)
     # Without queues the settings of [jobs] say nothing.
     shown = [value for value in report.values if value.value and (report.queues or not value.path.startswith("jobs."))]
     values = [(value.path, value.value, value.origin) for value in shown]
@@ -116,6 +121,16 @@ def _show(report: Report) -> None:
         warn(str(warning))
     warnings = f", {count(len(report.warnings), 'warning')}" if report.warnings else ""
     say(f"{report.file} is fine: {count(len(report.routes), 'route')}{warnings}", style="green")
+
+
+def _explain(report: Report) -> None:
+    from pipeline.cli.console import say, show_table
+
+    stages = {stage.name: stage for route in report.routes for stage in (*route.stages, *route.finally_)}
+    for stage in stages.values():
+        say()
+        say(f"policy of {stage.name}", style="bold")
+        show_table(("value", "is", "from"), [(value.path, value.value, value.origin) for value in stage.policy_values])
 
 
 def _route(route: RouteReport) -> list[str]:

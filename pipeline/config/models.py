@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from pipeline.config.alarm import AlarmTable
+from pipeline.config.fields import Names, Seconds, Table, seconds
+from pipeline.config.limits import Limits
+from pipeline.config.policies import Policy, RetryPolicy
 
 __all__ = [
     "STAGES",
@@ -24,59 +28,11 @@ __all__ = [
     "Seconds",
     "SourceTable",
     "StageTable",
+    "seconds",
 ]
 
 STAGES = "stages"
 """The queue of async stages that name none."""
-
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-
-
-def seconds(value: object) -> object:
-    """Seconds from a duration such as ``10s``, ``1m30s``, ``250ms``, ``7d``; a mere number is seconds already.
-
-    Raises:
-        ValueError: It is a text, but not a duration.
-    """
-    if not isinstance(value, str):
-        return value
-    if _NUMBER.fullmatch(value):  # what a variable gives is a text
-        return float(value)
-    if not _DURATION.fullmatch(value):
-        raise ValueError(f"{value!r} is not a duration: write a number and ms, s, m, h or d, as in '10s' or '1m30s'")
-    return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(value))
-
-
-def _duration_text(value: float) -> str:
-    for unit in ("d", "h", "m"):
-        if value and value % _UNITS[unit] == 0:
-            return f"{value / _UNITS[unit]:g}{unit}"
-    return f"{value:g}s"
-
-
-Seconds = Annotated[
-    float,
-    BeforeValidator(seconds, json_schema_input_type=float | Annotated[str, Field(pattern=rf"^{_DURATION.pattern}$")]),
-    Field(ge=0, allow_inf_nan=False),
-    PlainSerializer(_duration_text, when_used="json"),
-]
-"""A duration: ``"10s"``, ``"1m30s"``, ``"250ms"``, ``"7d"``, or a number of seconds."""
-
-
-def _listed(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...])]
-
-
-class Table(BaseModel):
-    """A table of `pipeline.toml`: frozen, and unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
 class PipelineTable(Table):
@@ -85,6 +41,9 @@ class PipelineTable(Table):
     name: str = Field("pipeline", min_length=1, description="The pipeline's name, in logs, stats and broker tools.")
     handlers: Names = Field((), description="Folders or files of local handlers, relative to this file.")
     grace: Seconds = Field(25.0, description="How long a stopping runner lets work in flight finish.")
+    on_unhealthy: AlarmTable | None = Field(
+        None, description="Whom to tell when a runner or worker is unhealthy for a while, and when it is well again."
+    )
 
 
 class BrokerTable(Table):
@@ -158,6 +117,14 @@ def _dedupe(value: object) -> object:
     return False if value == "false" else value  # what a variable gives is a text
 
 
+def _dead_letters(value: object) -> object:
+    if value in ("true", "false"):  # what a variable gives is a text
+        return value == "true"
+    if not isinstance(value, bool | str) or (isinstance(value, str) and not value.strip()):
+        raise ValueError("write true, false, or the name of a stream")
+    return value
+
+
 class SourceTable(Table):
     """``[source.<name>]``: a stream and the consumer group that reads it."""
 
@@ -180,31 +147,22 @@ class SourceTable(Table):
     max_ahead: int = Field(
         100_000, ge=1, le=10_000_000, description="How many messages may be finished beyond one that is not."
     )
-
-
-def _timeout(value: object) -> object:
-    if value is True:
-        raise ValueError("write how long a try may take, as in '10s', or false")
-    return False if value is None or value == "false" else value
-
-
-class RetryPolicy(Table):
-    """``retry = {…}`` in a stage's policy."""
-
-    attempts: int = Field(5, ge=1, description="How often an event is tried before it is dead; an outage counts none.")
-    backoff: Seconds = Field(1.0, description="The wait before the second try; doubled for each further one.")
-    max_backoff: Seconds = Field(60.0, description="The longest wait.")
-    jitter: float = Field(0.1, ge=0, le=1, description="The part of each wait that is random, 0 to 1.")
-
-
-class Policy(Table):
-    """``policy = {…}``: how a stage treats time and failure."""
-
-    timeout: Annotated[Literal[False] | Seconds, BeforeValidator(_timeout)] = Field(
-        30.0, description="How long one try may take, of one event or of one batch; false for no limit."
+    limits: Limits = Field(default_factory=Limits, description="What a message may be at most, to be an event.")
+    dead_letters: Annotated[bool | str, BeforeValidator(_dead_letters)] = Field(
+        False,
+        description='Copy each dead letter to a stream, too: its name, or true for "<stream>.dead-letters".',
     )
-    retry: RetryPolicy = Field(default_factory=RetryPolicy, description="How failed tries are repeated.")
-    concurrency: int = Field(100, ge=1, description="How many events of one source the stage handles at once.")
+
+    @model_validator(mode="after")
+    def _refuse_a_circle(self) -> SourceTable:
+        if self.dead_letter_stream == self.stream:
+            raise ValueError("dead_letters names the source's own stream: it would read its dead letters for ever")
+        return self
+
+    @property
+    def dead_letter_stream(self) -> str | None:
+        """The stream that its dead letters are copied to; None for none."""
+        return f"{self.stream}.dead-letters" if self.dead_letters is True else self.dead_letters or None
 
 
 def _queue(value: object) -> object:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pipeline.config.catalog import Catalog
 from pipeline.config.environment import Environment
 from pipeline.config.models import Policy, ResourceTable, StageTable
+from pipeline.config.origins import EffectivePolicy
 from pipeline.config.positions import Path
 from pipeline.config.problems import Problems, keys_of, near
 from pipeline.config.tables import Tables
@@ -25,10 +26,10 @@ Context = dict[str, Any]
 
 def check_stages(
     stages: Mapping[str, StageTable], tables: Tables, catalog: Catalog, context: Context
-) -> tuple[dict[str, BaseModel], dict[str, Policy]]:
+) -> tuple[dict[str, BaseModel], dict[str, EffectivePolicy]]:
     """Options and effective policy of each stage; what is wrong is added to the tables' problems."""
     options: dict[str, BaseModel] = {}
-    policies: dict[str, Policy] = {}
+    policies: dict[str, EffectivePolicy] = {}
     for name, stage in stages.items():
         path: Path = ("stage", name)
         handler = catalog.handlers.get(stage.use)
@@ -44,9 +45,10 @@ def check_stages(
         )  # fmt: skip
         if found is not None:
             options[name] = found
-        policy = _policy(handler.policy, stage.policy, (*path, "policy"), tables.problems)
+        default = handler.policy if found is None else handler.default_policy(found)
+        policy = _policy(default, stage.policy, (*path, "policy"), tables.problems)
         if policy is not None:
-            policies[name] = policy
+            policies[name] = EffectivePolicy(policy, default, stage.use)
     return options, policies
 
 

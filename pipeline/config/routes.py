@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from pipeline.config.catalog import Catalog
 from pipeline.config.models import RouteTable, StageTable
+from pipeline.config.origins import EffectivePolicy
 from pipeline.config.positions import Path
 from pipeline.config.problems import Problems, near
 from pipeline.config.tables import Tables
@@ -13,7 +15,7 @@ from pipeline.expressions import FINALLY, ExpressionError, compile_expression
 from pipeline.routing import KeyPathError, compile_key
 from pipeline.topics import PatternError, compile_pattern
 
-__all__ = ["check_routes", "implied_stages"]
+__all__ = ["check_coalesce", "check_routes", "implied_stages"]
 
 
 def check_routes(tables: Tables, catalog: Catalog | None) -> tuple[RouteTable, ...]:
@@ -48,6 +50,28 @@ def check_condition(text: str | None, path: Path, problems: Problems, extra: tup
         compile_expression(text, extra=extra, want="bool")
     except ExpressionError as error:
         problems.add(path, str(error))
+
+
+def check_coalesce(
+    routes: tuple[RouteTable, ...],
+    stages: Mapping[str, StageTable],
+    policies: Mapping[str, EffectivePolicy],
+    problems: Problems,
+) -> None:
+    """Complain of stages that coalesce events where these wait for no event of their key."""
+    for name in [name for name, effective in policies.items() if effective.policy.coalesce is not None]:
+        path: Path = ("stage", name, "policy", "coalesce")
+        if stages[name].is_async:
+            problems.add(path, "an async stage can't coalesce events: they wait in no lane; leave out 'async', or this")
+        for route in routes:
+            if name in route.finally_:
+                problems.add(
+                    path, f"'finally' of the route {route.name!r} names this stage, and nothing is left out there"
+                )
+            elif name in route.stages and not route.key:
+                problems.add(
+                    path, f"the route {route.name!r} has no key, so no event of it stands for another: give it a 'key'"
+                )
 
 
 def finally_only(name: str, routes: tuple[RouteTable, ...]) -> tuple[str, ...]:

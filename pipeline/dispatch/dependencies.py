@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import Unavailable
 from pipeline.policies.backoff import backoff
+from pipeline.policies.circuit import CircuitOpen
 from pipeline.policies.probing import why_down
 
 if TYPE_CHECKING:
@@ -24,8 +25,9 @@ _log = logging.getLogger("pipeline.dependencies")
 class Dependencies:
     """The breakers of one source, one for each dependency that has been reported down.
 
-    An open breaker lets nothing through. After a growing wait it asks the resource's own probe, where there is one,
-    then lets one event try; when that event no longer meets the outage, all go on.
+    An open breaker lets nothing through. After a growing wait, or the one that an open circuit asks for, the resource's
+    own probe is asked, where there is one, and then one event is let through; when that event no longer meets the
+    outage, all go on.
 
     Args:
         resources: The opened resources by name, for their probes.
@@ -41,6 +43,7 @@ class Dependencies:
         self._release = release
         self._down: dict[str, set[StageQueue]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._waits: dict[str, float] = {}
 
     @property
     def down(self) -> list[str]:
@@ -52,6 +55,8 @@ class Dependencies:
         name = error.dependency
         queue.rest(name)
         self._hold(name, str(error))
+        if isinstance(error, CircuitOpen):
+            self._waits[name] = error.after
         if name in self._down:
             self._down[name].add(queue)
             return
@@ -67,18 +72,26 @@ class Dependencies:
         failures = 0
         while True:
             failures += 1
-            await asyncio.sleep(backoff(failures, _FIRST_WAIT, _LONGEST_WAIT, jitter=0.2))
-            reason = await self.is_down(name)
-            if reason is None and await self._trial(name):
-                break
-            if reason is not None:
-                self._hold(name, f"{name} is unavailable: {reason}")
+            wait = self._waits.pop(name, 0.0)
+            await asyncio.sleep(max(wait, backoff(failures, _FIRST_WAIT, wait or _LONGEST_WAIT, jitter=0.2)))
+            try:
+                if await self._is_back(name):
+                    break
+            except Exception:  # noqa: BLE001 - whatever it is, a stage must not rest for ever because of it
+                _log.exception("%s: whether it is back could not be found out; it is looked at again", name)
         queues = self._down.pop(name)
         del self._tasks[name]
         _log.info("%s is back; its source goes on", name)
         self._release(name)
         for queue in queues:
             queue.wake(name)
+
+    async def _is_back(self, name: str) -> bool:
+        reason = await self.is_down(name)
+        if reason is None:
+            return await self._trial(name)
+        self._hold(name, f"{name} is unavailable: {reason}")
+        return False
 
     async def _trial(self, name: str) -> bool:
         """Whether one event of each resting stage gets through (or there is none to try)."""

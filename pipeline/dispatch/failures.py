@@ -6,21 +6,26 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from pipeline.dispatch.dependencies import Dependencies
 from pipeline.dispatch.flight import Flight
 from pipeline.errors import Reject, Retry, Skip, Unavailable
 from pipeline.ledger.units import Dead
 from pipeline.policies.backoff import backoff
+from pipeline.policies.coalesce import Coalesced
+from pipeline.policies.middleware import Throttled
 from pipeline.stages import Stage
 
 if TYPE_CHECKING:
     from pipeline.dispatch.jobs_left import JobsLeft
     from pipeline.dispatch.stage_queue import StageQueue
 
-__all__ = ["Failures", "Stages", "describe"]
+__all__ = ["Failures", "Meet", "Stages", "describe"]
 
+Meet: TypeAlias = "Callable[[Unavailable | Throttled], None]"
+"""Hears of what kept a flight from being handled, and is no fault of its own."""
 _log = logging.getLogger("pipeline.dispatch")
 
 
@@ -34,8 +39,8 @@ class Stages(Protocol):
     def stage_done(self, flight: Flight) -> None:
         """The flight's stage is done: on to the next."""
 
-    def stage_skipped(self, flight: Flight, reason: str) -> None:
-        """The flight's route ends as filtered."""
+    def stage_skipped(self, flight: Flight, reason: str, error: BaseException | None = None) -> None:
+        """The flight's route ends as filtered; its ``finally`` stages see the error."""
 
     def stage_dead(self, flight: Flight, dead: Dead, error: BaseException) -> None:
         """The flight's stage failed for good."""
@@ -45,7 +50,7 @@ class Stages(Protocol):
 
 
 class Failures:
-    """Judges the failed tries of one stage.
+    """Judges the failed tries of one stage, and keeps the flights that wait to come again.
 
     Args:
         stage: The stage.
@@ -60,11 +65,26 @@ class Failures:
         self._dependencies = dependencies
         self._queue = queue
         self._sleeping: dict[Flight, asyncio.TimerHandle] = {}
+        self._throttled: set[Flight] = set()
 
-    async def judge(self, flight: Flight, error: BaseException, meet: Callable[[Unavailable], None]) -> None:
-        """Decide what becomes of a flight; `meet` hears of an outage."""
+    @property
+    def throttled(self) -> bool:
+        """Whether a flight that has begun waits for its turn: a stop lets it come to its end."""
+        return any(flight.begun for flight in self._throttled)
+
+    @property
+    def waits_for_turns(self) -> bool:
+        """Whether any flight does."""
+        return bool(self._throttled)
+
+    async def judge(self, flight: Flight, error: BaseException, meet: Meet) -> None:
+        """Decide what becomes of a flight; `meet` hears of an outage, and of what makes it wait."""
+        if isinstance(error, Throttled):
+            self._wait(flight, error)
+            meet(error)
+            return
         if isinstance(error, Skip):
-            self._source.stage_skipped(flight, str(error))
+            self._source.stage_skipped(flight, str(error), error if isinstance(error, Coalesced) else None)
             return
         if isinstance(error, Reject):
             self._dead(flight, error.kind, error)
@@ -100,10 +120,22 @@ class Failures:
         )  # fmt: skip
         flight.first_at = flight.first_at or datetime.now(UTC)
         flight.attempt += 1
-        self._sleeping[flight] = asyncio.get_running_loop().call_later(wait, self._awake, flight)
+        self._sleep(flight, wait)
+
+    def _wait(self, flight: Flight, why: Throttled) -> None:
+        """Let a flight come again when it may: that uses no attempt, and holds no worker."""
+        if why.park is None:
+            self._throttled.add(flight)
+            self._sleep(flight, why.after)
+        else:
+            why.park(partial(self._queue.put_first, flight))
+
+    def _sleep(self, flight: Flight, seconds: float) -> None:
+        self._sleeping[flight] = asyncio.get_running_loop().call_later(seconds, self._awake, flight)
 
     def _awake(self, flight: Flight) -> None:
         del self._sleeping[flight]
+        self._throttled.discard(flight)
         self._queue.put(flight)
 
     def _dead(self, flight: Flight, kind: str, error: BaseException) -> None:
@@ -120,6 +152,7 @@ class Failures:
         for handle in self._sleeping.values():
             handle.cancel()
         self._sleeping.clear()
+        self._throttled.clear()
 
 
 def describe(error: BaseException) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import dropwhile, islice
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline.routing import Route
@@ -60,6 +61,11 @@ class Lanes:
             lanes[key] = deque((lane, flight))  # type: ignore[arg-type]  # the type checker loses the class here
         return False
 
+    def head(self, key: str) -> Flight | None:
+        """The flight at the head of the key's lane; None where there is none."""
+        lane = self._lanes.get(key)
+        return lane[0] if type(lane) is deque else lane  # type: ignore[return-value]  # as above
+
     def is_head(self, flight: Flight, key: str) -> bool:
         """Whether the flight is at the head of the key's lane."""
         lane = self._lanes[key]
@@ -75,6 +81,12 @@ class Lanes:
         if len(lane) == 1:
             self._lanes[key] = lane[0]
         return lane[0]
+
+    def behind(self, flight: Flight, key: str) -> Iterator[Flight]:
+        """The flights that have joined the key's lane after this one, in order; without redrives: they are no later."""
+        lane = self._lanes[key]
+        after = islice(dropwhile(lambda each: each is not flight, lane if type(lane) is deque else ()), 1, None)
+        return (each for each in after if each.again is None)
 
     def __len__(self) -> int:
         """How many keys are in use."""

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Sequence
 from time import monotonic
 
 from pipeline.dispatch.dependencies import Dependencies
-from pipeline.dispatch.failures import Failures, Stages, describe
+from pipeline.dispatch.failures import Failures, Meet, Stages, describe
 from pipeline.dispatch.flight import Flight
+from pipeline.dispatch.stopping import Left
+from pipeline.dispatch.successors import Successors
 from pipeline.errors import HandlerError, Unavailable
 from pipeline.handlers import Context, Delivery
+from pipeline.policies.compose import compose, has_more
+from pipeline.policies.middleware import FailedTogether, Throttled, results_of
 from pipeline.policies.timeout import Timeout
 from pipeline.stages import Stage
 
@@ -30,7 +34,8 @@ class StageQueue:
     """Runs one stage of one source.
 
     Workers are started as long as flights are ready and the stage's concurrency allows; a worker whose handler never
-    waits drains the queue alone, so that a fast handler costs no task per event.
+    waits drains the queue alone, so that a fast handler costs no task per event. A handler of single events whose stage
+    has no further policies is called directly; all others by way of `pipeline.policies.compose`.
     """
 
     def __init__(self, stage: Stage, source: Stages, dependencies: Dependencies) -> None:
@@ -39,32 +44,61 @@ class StageQueue:
         self._source = source
         self._dependencies = dependencies
         self._ready: deque[Flight] = deque()
-        self._limit = _BATCHES_AT_ONCE if stage.takes_batches else stage.policy.concurrency
-        self._timeout = Timeout(stage.policy.timeout or None)
+        policy = stage.policy
+        self._limit = _BATCHES_AT_ONCE if stage.takes_batches else policy.limit
+        self._size = stage.max_batch if stage.takes_batches else 1
+        self._probes = policy.circuit.half_open if policy.circuit else 1
+        self._timeout = Timeout(policy.timeout or None)
+        self._successors = Successors(stage.when) if policy.coalesce else None
+        self._call = compose(
+            stage.call, policy, self._timeout, dependency=stage.dependency,
+            successor=self._successors.find if self._successors else None,
+        )  # fmt: skip
         self._workers: set[asyncio.Task[None]] = set()
         self._failures = Failures(stage, source, dependencies, self)
         self._resting: set[str] = set()
         self._looking = False
+        self._left: Left | None = None
         self._loop = asyncio.get_running_loop()
-        self._work = self._work_batches if stage.takes_batches else self._work_singly
+        self._work = self._work_batches if stage.takes_batches or has_more(policy) else self._work_singly
 
     # The queue
 
-    def put_back(self, flight: Flight) -> None:
-        """Take a flight back that has been taken out, as the first."""
+    def put_back(self, flight: Flight) -> bool:
+        """Take a flight back that has been taken out, as the first; False where a stop leaves it."""
+        if self._left is not None and self._left.takes(flight):
+            return False
         self._ready.appendleft(flight)
+        return True
+
+    def put_first(self, flight: Flight) -> bool:
+        """Take a flight that is ready for this stage, and has waited longer than all others; as `put_back`."""
+        taken = self.put_back(flight)
+        self.resume()
+        return taken
 
     def put(self, flight: Flight) -> None:
         """Take a flight that is ready for this stage."""
+        if self._left is not None and self._left.takes(flight):
+            return
         self._ready.append(flight)
         if not self._looking and not self._resting:
             self._looking = True
             self._loop.call_soon(self._look)
 
+    def leave(self, left: Left) -> None:
+        """From now on run those flights only that have begun; the others are left."""
+        self._left = left
+        ready = self._ready
+        for _ in range(len(ready)):
+            flight = ready.popleft()
+            if not left.takes(flight):
+                ready.append(flight)
+
     @property
     def busy(self) -> bool:
-        """Whether anything can still be done without waiting for a timer or a dependency."""
-        return bool(self._workers) or bool(self._ready and not self._resting)
+        """Whether anything can still be done without waiting for a dependency or another try."""
+        return bool(self._workers) or bool(self._ready and not self._resting) or self._failures.throttled
 
     def rest(self, dependency: str) -> None:
         """Start nothing until `wake`."""
@@ -82,18 +116,33 @@ class StageQueue:
             self._loop.call_soon(self._look)
 
     async def trial(self, dependency: str) -> bool:
-        """Run one flight (in a batch of its own) although the stage rests; whether it met no outage of `dependency`."""
-        if not self._ready or self._resting != {dependency}:
-            return True  # nothing to try, or something else keeps it: this dependency is not to blame
-        if self._source.must_hold():
-            return False
+        """Run flights, one by one, although the stage rests; whether they met no outage of `dependency`."""
+        passed = throttled = 0
+        for _ in range(len(self._ready)):
+            if passed == self._probes or not self._ready or self._resting != {dependency}:
+                break
+            if self._source.must_hold():
+                return False
+            tells = await self._try_one(dependency)
+            if tells is False:
+                return False
+            passed, throttled = passed + (tells is True), throttled + (tells is None)
+        if self._resting != {dependency}:
+            return True  # something else keeps it: this dependency is not to blame
+        return bool(passed) or not (throttled or self._failures.waits_for_turns)
+
+    async def _try_one(self, dependency: str) -> bool | None:
+        """Whether a flight met no outage of this dependency; None where it had to wait before it could tell."""
         flight = self._ready.popleft()
         flight.alone = True
-        met: list[Unavailable] = []
+        met: list[Unavailable | Throttled] = []
         task = asyncio.create_task(self._try(flight, met.append), name=f"trial of {self.stage.name}")
         self._track(task)
         await asyncio.wait([task])
-        return not any(error.dependency == dependency for error in met)
+        if any(isinstance(error, Unavailable) and error.dependency == dependency for error in met):
+            self._ready.rotate(-1)  # another flight next time: it may be this one's own fault
+            return False
+        return None if any(isinstance(error, Throttled) for error in met) else True
 
     async def close(self) -> None:
         """Cancel every worker and timer; a worker whose handler answers its cancellation takes nothing more."""
@@ -168,7 +217,7 @@ class StageQueue:
             await asyncio.sleep(0)
 
     def _take(self) -> list[Flight]:
-        ready, size = self._ready, self.stage.max_batch
+        ready, size = self._ready, self._size
         if ready[0].alone:
             return [ready.popleft()]
         taken: list[Flight] = []
@@ -176,18 +225,16 @@ class StageQueue:
             taken.append(ready.popleft())
         return taken
 
-    async def _try(self, flight: Flight, meet: Callable[[Unavailable], None]) -> None:
+    async def _try(self, flight: Flight, meet: Meet) -> None:
         """Run one flight; `meet` hears of an outage, beside the dependency's breaker."""
 
-        def report(error: Unavailable) -> None:
+        def report(error: Unavailable | Throttled) -> None:
             meet(error)
             self._meet(error)
 
         await self._run_batch([flight], report)
 
-    async def _run_batch(self, flights: list[Flight], meet: Callable[[Unavailable], None]) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a worker is a task
+    async def _run_batch(self, flights: list[Flight], meet: Meet) -> None:
         deliveries: list[Delivery] = []
         sound: list[Flight] = []
         for flight in flights:
@@ -199,28 +246,35 @@ class StageQueue:
         if not sound:
             return
         try:
-            errors = await self._timeout.run(self.stage.call(deliveries), task, self._loop)
-        except asyncio.CancelledError as error:
-            if task.cancelling():
-                self._ready.extendleft(reversed(sound))
-                raise
-            errors = [error] * len(sound)
-        except Exception as raised:  # noqa: BLE001 - a handler may raise anything
-            cause = await self._failures.outage_behind(raised)
-            if len(sound) > 1 and not isinstance(cause, HandlerError):
-                self._split(sound, raised)
-                return
-            errors = [cause] * len(sound)
-        for flight, delivery, failure in zip(sound, deliveries, errors or [None] * len(sound), strict=True):
+            results = await self._results(sound, deliveries)
+        except asyncio.CancelledError:
+            self._ready.extendleft(reversed(sound))
+            raise
+        together: dict[Flight, BaseException] = {}
+        for flight, delivery, failure in zip(sound, deliveries, results or [None] * len(sound), strict=True):
             if failure is None:
-                context = delivery.context
-                flight.alone = False
-                flight.keep(context.rows, context.statements)
-                if context.jobs:
-                    self._source.jobs.leave(flight, context.jobs)
-                self._source.stage_done(flight)
+                self._passed(flight, delivery.context)
+            elif isinstance(failure, FailedTogether):
+                together[flight] = failure.error
             else:
                 await self._failures.judge(flight, failure, meet)
+        if together:
+            await self._failed_together(together, meet)
+
+    async def _results(
+        self, flights: Sequence[Flight], deliveries: Sequence[Delivery]
+    ) -> Sequence[BaseException | None] | None:
+        if self._successors is None:
+            return await results_of(self._call, deliveries)
+        with self._successors.known(flights, deliveries):
+            return await results_of(self._call, deliveries)
+
+    def _passed(self, flight: Flight, context: Context) -> None:
+        flight.alone = False
+        flight.keep(context.rows, context.statements)
+        if context.jobs:
+            self._source.jobs.leave(flight, context.jobs)
+        self._source.stage_done(flight)
 
     def _delivery(self, flight: Flight) -> Delivery:
         event = flight.event
@@ -230,8 +284,14 @@ class StageQueue:
         )  # fmt: skip
         return Delivery(self.stage.validated(event) if self.stage.validates else event, context)
 
-    def _split(self, flights: list[Flight], error: Exception) -> None:
+    async def _failed_together(self, flights: dict[Flight, BaseException], meet: Meet) -> None:
         """Run each of a failed batch on its own, so that only the one at fault uses up its tries."""
+        error = next(iter(flights.values()))
+        cause = await self._failures.outage_behind(error)
+        if isinstance(cause, HandlerError):
+            for flight in flights:
+                await self._failures.judge(flight, cause, meet)
+            return
         _log.warning(
             "stage %s: a batch of %d failed (%s); running each of its events on its own",
             self.stage.name, len(flights), describe(error), exc_info=error,
@@ -240,5 +300,6 @@ class StageQueue:
             flight.alone = True
             self.put(flight)
 
-    def _meet(self, error: Unavailable) -> None:
-        self._dependencies.report(error, self)
+    def _meet(self, error: Unavailable | Throttled) -> None:
+        if isinstance(error, Unavailable):
+            self._dependencies.report(error, self)

@@ -15,6 +15,8 @@ from pipeline.jobs.outages import Outage
 from pipeline.jobs.stage_event import StageEvent, stage_event
 from pipeline.jobs.verdicts import Again, Broken, Died, Passed, Verdict, died
 from pipeline.policies.backoff import backoff
+from pipeline.policies.compose import compose
+from pipeline.policies.middleware import FailedTogether, Throttled, results_of
 from pipeline.policies.probing import why_down
 from pipeline.policies.timeout import Timeout
 from pipeline.stages import Stage
@@ -38,7 +40,7 @@ class Try:
 
 
 class EventTries:
-    """Runs events through one stage's handler.
+    """Runs events through one stage's handler. Made in an event loop.
 
     Args:
         stage: The stage, started.
@@ -49,6 +51,7 @@ class EventTries:
         self._stage = stage
         self._resources = resources
         self._timeout = Timeout(stage.policy.timeout or None)
+        self._call = compose(stage.call, stage.policy, self._timeout, dependency=stage.dependency)
         self._outage = Outage(stage.name)
 
     def begin(self, jobs: Sequence[Job]) -> tuple[list[list[Try]], list[Verdict]]:
@@ -81,25 +84,19 @@ class EventTries:
                 verdicts.append(await self._judge(attempt, error))
         if not sound:
             return verdicts
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - it is run in a task
-        try:
-            errors = await self._timeout.run(self._stage.call(deliveries), task, asyncio.get_running_loop())
-        except asyncio.CancelledError as error:
-            if task.cancelling():
-                raise
-            errors = [error] * len(sound)
-        except Exception as raised:  # noqa: BLE001 - a handler may raise anything
-            cause = await self._outage_behind(raised)
-            if len(sound) > 1 and not isinstance(cause, HandlerError):
-                return verdicts + await self._split(sound, raised)
-            errors = [cause] * len(sound)
-        for attempt, delivery, failure in zip(sound, deliveries, errors or [None] * len(sound), strict=True):
+        results = await results_of(self._call, deliveries)
+        together: list[tuple[Try, BaseException]] = []
+        for attempt, delivery, failure in zip(sound, deliveries, results or [None] * len(sound), strict=True):
             if failure is None:
                 self._outage.passed()
                 verdicts.append(Passed(attempt.job, attempt.event, delivery.context))
+            elif isinstance(failure, FailedTogether):
+                together.append((attempt, failure.error))
             else:
                 verdicts.append(await self._judge(attempt, failure))
+        if together:
+            tries, errors = zip(*together, strict=True)
+            verdicts += await self._failed_together(tries, errors[0])
         return verdicts
 
     def close(self) -> None:
@@ -111,8 +108,11 @@ class EventTries:
         context = event.context(stage.name, attempt.attempt)
         return Delivery(stage.validated(event.event) if stage.validates else event.event, context)
 
-    async def _split(self, tries: list[Try], error: Exception) -> list[Verdict]:
+    async def _failed_together(self, tries: Sequence[Try], error: BaseException) -> list[Verdict]:
         """Run each of a failed batch on its own, so that only the one at fault uses up its tries."""
+        cause = await self._outage_behind(error)
+        if isinstance(cause, HandlerError):
+            return [await self._judge(attempt, cause) for attempt in tries]
         _log.warning(
             "stage %s: a batch of %d failed (%s); running each of its events on its own",
             self._stage.name, len(tries), _describe(error), exc_info=error,
@@ -122,6 +122,8 @@ class EventTries:
         return [verdict for task in alone for verdict in task.result()]
 
     async def _judge(self, attempt: Try, error: BaseException) -> Verdict:
+        if isinstance(error, Throttled):
+            return Again(attempt.job, error.after, str(error), counts=False, quiet=True)
         if isinstance(error, Skip):
             return Passed(attempt.job, attempt.event, None)
         if isinstance(error, Reject):

@@ -61,12 +61,14 @@ class Again:
         after: Seconds to wait.
         error: Why.
         counts: Whether this was a failure; an outage is none.
+        quiet: Whether no run is kept, since nothing was run.
     """
 
     job: Job
     after: float
     error: str
     counts: bool
+    quiet: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,13 @@ notes when its try must be over, and one timer looks through the notes a few tim
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from typing import Any
+from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pipeline.policies.middleware import Call
+
+if TYPE_CHECKING:
+    from pipeline.handlers import Delivery
 
 __all__ = ["Timeout"]
 
@@ -27,6 +32,18 @@ class Timeout:
         self._due: dict[asyncio.Task[Any], float] = {}
         self._expired: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
+
+    def wrap(self, call: Call) -> Call:
+        """The call, with this limit; what it raises beside is as in `run`."""
+        loop = asyncio.get_running_loop()
+
+        async def timed(batch: Sequence[Delivery]) -> Sequence[BaseException | None] | None:
+            task = asyncio.current_task()
+            assert task is not None  # noqa: S101 - calls are made in tasks
+            results: Sequence[BaseException | None] | None = await self.run(call(batch), task, loop)
+            return results
+
+        return timed
 
     async def run(self, call: Awaitable[Any], task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop) -> Any:
         """Await the call, in the current task.
