@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from pipeline.dispatch.flight import Flight
@@ -33,12 +33,15 @@ class Window:
         progress: Where the source stands.
         limit: How many messages may be in flight (admitted, and not committed).
         max_ahead: How many messages may be finished beyond one that is not.
+        limit_bytes: How many bytes the bodies in flight may have together; None for no limit.
     """
 
-    def __init__(self, progress: Progress, limit: int, max_ahead: int) -> None:
+    def __init__(self, progress: Progress, limit: int, max_ahead: int, limit_bytes: int | None = None) -> None:
         self.limit = limit
+        self.limit_bytes = limit_bytes
         self.max_ahead = max_ahead
         self.in_flight = 0
+        self._bytes = 0
         self._ahead = 0
         self._holds: dict[str, str] = {}
         self._room = asyncio.Event()
@@ -63,6 +66,11 @@ class Window:
         """Return when there is room for a batch, and nothing holds the source."""
         await self._room.wait()
 
+    @property
+    def is_held(self) -> bool:
+        """Whether anything but its fullness keeps the source from taking messages in."""
+        return bool(self._holds)
+
     def hold(self, cause: str, reason: str) -> None:
         """Pause admission until `release(cause)`; the reason is for people."""
         self._holds[cause] = reason
@@ -79,6 +87,8 @@ class Window:
         reasons = dict(self._holds)
         if self.in_flight >= self.limit:
             reasons["window"] = f"{self.in_flight} messages are in flight"
+        elif self._is_heavy:
+            reasons["window"] = f"{self.in_flight} messages are in flight, with {self._bytes} bytes"
         if self._ahead >= self.max_ahead:
             reasons["max_ahead"] = f"{self._ahead} messages are finished beyond one that is not"
         return reasons
@@ -99,6 +109,7 @@ class Window:
         self._items.append(flight)
         self.in_flight += 1
         message = flight.message
+        self._bytes += len(message.body)
         self.last = message.offset
         self.last_timestamp = message.timestamp
 
@@ -133,9 +144,10 @@ class Window:
         ranges = [(item.first, item.last) for item in self._items if type(item) is _Closed]
         return Progress(self._prefix, self._timestamp, (*ranges, *self._done_to_come()))
 
-    def committed(self, count: int) -> None:
-        """Say that so many flights are committed, and make room."""
-        self.in_flight -= count
+    def committed(self, flights: Collection[Flight]) -> None:
+        """Say that these flights are committed, and make room."""
+        self.in_flight -= len(flights)
+        self._bytes -= sum(len(flight.message.body) for flight in flights)
         self._update()
 
     @property
@@ -187,7 +199,11 @@ class Window:
                 kept.append(item)
         self._items = kept
 
+    @property
+    def _is_heavy(self) -> bool:
+        return self.limit_bytes is not None and self._bytes >= self.limit_bytes
+
     def _update(self) -> None:
-        open_ = not self._holds and self.in_flight < self.limit and self._ahead < self.max_ahead
+        open_ = not (self._holds or self.in_flight >= self.limit or self._ahead >= self.max_ahead or self._is_heavy)
         (self._room.set if open_ else self._room.clear)()
         (self._idle.set if self.in_flight == 0 else self._idle.clear)()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import BaseModel
 
 from pipeline import Delivery, Handler, Setup
+from pipeline.ledger.clean import clean_id, clean_json, clean_text
 from pipeline.ledger.units import Row
 from pipeline_handlers.audit.mapping import Mappings
 from pipeline_handlers.audit.options import AuditOptions
@@ -25,7 +26,8 @@ class AuditHandler(Handler[AuditOptions]):
     """Leaves a row in ``audit_logs``; as a ``finally`` stage with the event's outcome, also of one that failed.
 
     A field that an expression asks for and the event lacks gives null and a note, never an error: what happened is
-    recorded as far as it is known.
+    recorded as far as it is known. Likewise text that a database refuses (NUL) is written in another way, as in dead
+    letters: an event that had its effect must not go without its row.
     """
 
     name = "audit"
@@ -51,13 +53,13 @@ class AuditHandler(Handler[AuditOptions]):
             columns = self._mappings.columns(variables)
             if columns is None:
                 continue
-            columns |= {
-                "event_id": event.id,
-                "routing_key": event.routing_key,
+            columns = clean_json(columns) | {
+                "event_id": clean_id(event.id),
+                "routing_key": clean_text(event.routing_key),
                 "source": event.source,
                 "route": context.route,
                 "outcome": outcome,
-                "error": error,
+                "error": None if error is None else clean_text(error),
                 "occurred_at": variables["time"],
                 "created_at": now,
             }

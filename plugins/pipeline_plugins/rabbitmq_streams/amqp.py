@@ -3,6 +3,9 @@
 A message is a row of sections (AMQP 1.0, part 3.2), each a described value: ``00 53 <code>``, then a list, a map or
 bytes. What repeats from message to message (annotations, the tail of the properties, headers) is parsed once and
 remembered by its bytes, which is what makes this several times as fast as a general decoder.
+
+Nothing that a message says of its own sizes, counts or depth is believed: the time and memory that reading takes are
+bounded by the message's bytes, and what a message may spell in few bytes by limits of their own.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import struct
 from typing import Any, Final
 
 from pipeline.connectors import Message
-from pipeline_plugins.rabbitmq_streams.amqp_values import MalformedError, read_map, read_value
+from pipeline_plugins.rabbitmq_streams.amqp_values import MalformedError, Values, read_map
 
 __all__ = ["MessageReader"]
 
@@ -38,6 +41,11 @@ _CODES: Final = {
 }
 _REMEMBERED: Final = 4096
 """How many different sections of a kind are remembered; then the memory starts afresh."""
+_LONGEST_REMEMBERED: Final = 2048
+"""The longest section that is, in bytes, so that the memory is bounded."""
+_MAX_PARTS: Final = 1000
+"""In how many sections a body may lie."""
+_LONGEST_DESCRIPTOR: Final = 64
 _u32 = struct.Struct(">I").unpack_from
 _NOTHING: Final[dict[str, Any]] = {}
 
@@ -69,17 +77,22 @@ class MessageReader:
         # One long function, because a call per section would take as long as the section itself.
         routing_key = subject = id_ = content_type = None
         extra = headers = _NOTHING
-        body: bytes | None = None
+        body: bytes | bytearray | None = None
+        before = parts = 0
+        values: Values | None = None
         while pos < end:
             if data[pos + 1] == 0x53 and not data[pos]:
                 code = data[pos + 2]
                 pos += 3
             else:
-                code, pos = _descriptor(data[pos:end], pos)
+                code, pos = _descriptor(data[pos : min(end, pos + _LONGEST_DESCRIPTOR)], pos)
+            if code <= before:
+                parts = _next_part(code, before, parts)
             kind = data[pos]
             if _DATA <= code <= _VALUE:
                 if code != _DATA:
-                    part, pos = _value_body(data[pos:end], pos)
+                    values = values or Values(data, end)
+                    part, pos = _value_body(values, data, pos)
                 else:
                     if kind == 0xA0:
                         start = pos + 2
@@ -90,8 +103,16 @@ class MessageReader:
                     else:
                         raise MalformedError(f"a data section is of type 0x{kind:02x}")
                     part = data[start:pos]
-                body = part if body is None else body + part
+                if body is None:
+                    body = part
+                elif code != before:
+                    raise MalformedError("it has bodies of two kinds")
+                else:
+                    body = body if parts > 1 else bytearray(body)
+                    body += part
+                before = code
                 continue
+            before = code
             if kind == 0xC1 or kind == 0xC0:  # noqa: PLR1714 - faster than a set
                 stop = pos + 2 + data[pos + 1]
             elif kind == 0xD1 or kind == 0xD0:  # noqa: PLR1714
@@ -121,7 +142,8 @@ class MessageReader:
             headers = headers.copy()
         if routing_key is None:
             routing_key = subject if subject is not None else _key_in(headers)
-        return Message(offset, timestamp, b"" if body is None else body, routing_key, id_, headers, content_type)
+        whole = body if type(body) is bytes else bytes(body or b"")
+        return Message(offset, timestamp, whole, routing_key, id_, headers, content_type)
 
     def _read_annotations(self, section: bytes) -> tuple[str | None, dict[str, Any]]:
         """The routing key that RabbitMQ notes, and headers: RabbitMQ makes annotations of those that begin with x-."""
@@ -157,7 +179,9 @@ class MessageReader:
             except UnicodeDecodeError:
                 raise MalformedError("the message id is not UTF-8") from None
         else:
-            value, end = read_value(section, pos)
+            value, end = Values(section, len(section)).read(pos)
+            if isinstance(value, list | dict):
+                raise MalformedError("the message id is a list or a map")
             id_ = None if value is None else str(value)
         tail = section[end:]
         subject, content_type = self._tails.get(tail) or self._read_tail(tail)
@@ -166,17 +190,20 @@ class MessageReader:
     def _read_tail(self, tail: bytes) -> tuple[str | None, str | None]:
         """Subject and content type, from the properties that follow the message id."""
         items: list[Any] = [None] * 6
+        values = Values(tail, len(tail))
         pos = 0
         for index in range(6):
             if pos >= len(tail):
                 break
-            items[index], pos = read_value(tail, pos)
+            items[index], pos = values.read(pos)
         subject, content_type = (item if isinstance(item, str) else None for item in (items[2], items[5]))
         _remember(self._tails, tail, (subject, content_type))
         return subject, content_type
 
 
 def _remember(memory: dict[bytes, Any], section: bytes, value: Any) -> None:
+    if len(section) > _LONGEST_REMEMBERED:
+        return
     if len(memory) >= _REMEMBERED:
         memory.clear()
     memory[section] = value
@@ -190,25 +217,34 @@ def _key_in(headers: dict[str, Any]) -> str | None:
     return None
 
 
+def _next_part(code: int, before: int, parts: int) -> int:
+    """The number of a body's further section; any other that does not follow the one before it is an error."""
+    if code != before or code not in (_DATA, _SEQUENCE):
+        raise MalformedError(f"section 0x{code:02x} follows section 0x{before:02x}")
+    if parts >= _MAX_PARTS:
+        raise MalformedError(f"its body lies in more than {_MAX_PARTS} sections")
+    return parts + 1
+
+
 def _descriptor(rest: bytes, pos: int) -> tuple[int, int]:
     """A section's code, written in one of the rarer ways, and where its value begins."""
     if rest[0] != 0x00:
         raise MalformedError("something that is no section follows a section")
-    value, used = read_value(rest, 1)
+    value, used = Values(rest, len(rest)).read(1)
     code = _CODES.get(value) if isinstance(value, str) else value
     if not isinstance(code, int):
         raise MalformedError(f"there is no section {value!r}")
     return code, pos + used
 
 
-def _value_body(rest: bytes, pos: int) -> tuple[bytes, int]:
+def _value_body(values: Values, data: bytes, pos: int) -> tuple[bytes, int]:
     """The body of a value or sequence section: a string's or binary's own bytes; anything else as JSON."""
-    kind = rest[0]
-    value, used = read_value(rest, 0)
+    kind = data[pos]
+    value, end = values.read(pos)
     if kind in (0xA0, 0xA1, 0xA3):
-        body = rest[2:used]
+        body = data[pos + 2 : end]
     elif kind in (0xB0, 0xB1, 0xB3):
-        body = rest[5:used]
+        body = data[pos + 5 : end]
     else:
         body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-    return body, pos + used
+    return body, end

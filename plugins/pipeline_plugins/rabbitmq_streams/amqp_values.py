@@ -9,10 +9,12 @@ import uuid
 from collections.abc import Callable
 from typing import Any, Final
 
-__all__ = ["MalformedError", "json_bytes", "read_map", "read_value"]
+__all__ = ["MalformedError", "Values", "json_bytes", "read_map"]
 
 MAX_DEPTH: Final = 32
 """How deep lists and maps may nest: far more than anyone writes, and far less than Python's stack."""
+MAX_VALUES: Final = 10_000
+"""How many values one `Values` reads: a byte can spell a value that takes 50 bytes of memory and a microsecond."""
 
 
 class MalformedError(ValueError):
@@ -86,23 +88,118 @@ _VARIABLE: Final[dict[int, Callable[[bytes], Any]]] = {0xA: json_bytes, 0x0: jso
 _WIDTHS: Final = {0x5: 1, 0x6: 2, 0x7: 4, 0x8: 8, 0x9: 16}
 
 
-def read_value(data: bytes, pos: int, depth: int = 0) -> tuple[Any, int]:
-    """The value at `pos` as a JSON value, and where the next one begins.
+class Values:
+    """Reads values of one message, at most `MAX_VALUES` of them in all, and never beyond `end`.
 
-    Timestamps are milliseconds since 1970, UUIDs and decimals are text, and a described value is the value alone.
-
-    Raises:
-        MalformedError: There is none, or not all of it.
+    Args:
+        data: Where they lie.
+        end: Where the message, or the section, ends.
     """
-    if pos >= len(data):
-        raise MalformedError("it ends where a value should begin")
-    code = data[pos]
-    if code == 0x00:
+
+    __slots__ = ("_data", "_end", "_left")
+
+    def __init__(self, data: bytes, end: int) -> None:
+        self._data = data
+        self._end = end
+        self._left = MAX_VALUES
+
+    def read(self, pos: int, depth: int = 0) -> tuple[Any, int]:
+        """The value at `pos` as a JSON value, and where the next one begins.
+
+        Timestamps are milliseconds since 1970, UUIDs and decimals are text, and a described value is the value alone.
+
+        Raises:
+            MalformedError: There is none, or not all of it, or there are too many of them, or they nest too deep.
+        """
+        if pos >= self._end:
+            raise MalformedError("it ends where a value should begin")
+        code = self._data[pos]
+        if code == 0x00:
+            if depth >= MAX_DEPTH:
+                raise MalformedError(f"values nest deeper than {MAX_DEPTH}")
+            _, pos = self.read(pos + 1, depth + 1)
+            return self.read(pos, depth + 1)
+        return self._constructed(code, pos + 1, depth)
+
+    def _constructed(self, code: int, pos: int, depth: int) -> tuple[Any, int]:
+        """The value whose constructor has been read."""
+        self._left -= 1
+        if self._left < 0:
+            raise MalformedError(f"it has more than {MAX_VALUES} values")
+        kind = code >> 4
+        if code in _EMPTY:
+            return _EMPTY[code], pos
+        if code == 0x45:
+            return [], pos
+        if code in _FIXED:
+            end = self._within(pos, _WIDTHS[kind])
+            return _FIXED[code](self._data[pos:end]), end
+        if kind in (0xA, 0xB) and code & 0xF in _VARIABLE:
+            start, end = self._sized(pos, 1 if kind == 0xA else 4)
+            return _VARIABLE[code & 0xF](self._data[start:end]), end
+        if code in (0xC0, 0xC1, 0xD0, 0xD1, 0xE0, 0xF0):
+            return self._compound(code, pos, depth)
+        raise MalformedError(f"there is no type 0x{code:02x}")
+
+    def _within(self, pos: int, size: int) -> int:
+        end = pos + size
+        if end > self._end:
+            raise MalformedError(f"a value ends {end - self._end} bytes after the message")
+        return end
+
+    def _sized(self, pos: int, width: int) -> tuple[int, int]:
+        """Where the content of a value with a size of so many bytes begins and ends."""
+        start = self._within(pos, width)
+        return start, self._within(start, _unsigned(self._data[pos:start]))
+
+    def _compound(self, code: int, pos: int, depth: int) -> tuple[Any, int]:
         if depth >= MAX_DEPTH:
             raise MalformedError(f"values nest deeper than {MAX_DEPTH}")
-        _, pos = read_value(data, pos + 1, depth + 1)
-        return read_value(data, pos, depth + 1)
-    return _constructed(code, data, pos + 1, depth)
+        width = 1 if code < 0xD0 or code == 0xE0 else 4
+        start, end = self._sized(pos, width)
+        items = self._within(start, width)
+        count = _unsigned(self._data[start:items])
+        if count > end - items:  # a byte each at least, so that a few bytes can't spell a million values
+            raise MalformedError(f"{count} values can't fit into {end - items} bytes")
+        if code in (0xE0, 0xF0):
+            return self._array(items, end, count, depth + 1), end
+        values = self._list(items, end, count, depth + 1)
+        if code in (0xC0, 0xD0):
+            return values, end
+        if count % 2:
+            raise MalformedError("a map has a key without a value")
+        return {_key(key): value for key, value in zip(values[::2], values[1::2], strict=True)}, end
+
+    def _list(self, pos: int, end: int, count: int, depth: int) -> list[Any]:
+        values = []
+        for _ in range(count):
+            value, pos = self.read(pos, depth)
+            values.append(value)
+        if pos != end:
+            raise MalformedError("a list or map is not as long as it says")
+        return values
+
+    def _array(self, pos: int, end: int, count: int, depth: int) -> list[Any]:
+        """An array: one constructor for all its values."""
+        if pos >= end:
+            if count:
+                raise MalformedError("an array has no constructor")
+            return []
+        code = self._data[pos]
+        pos += 1
+        if code == 0x00:
+            _, pos = self.read(pos, depth)
+            if pos >= end:
+                raise MalformedError("an array has no constructor")
+            code = self._data[pos]
+            pos += 1
+        values = []
+        for _ in range(count):
+            value, pos = self._constructed(code, pos, depth)
+            values.append(value)
+        if pos != end:
+            raise MalformedError("an array is not as long as it says")
+        return values
 
 
 def read_map(section: bytes) -> dict[str, Any]:
@@ -111,94 +208,13 @@ def read_map(section: bytes) -> dict[str, Any]:
     Raises:
         MalformedError: It is no map, or not all of it, or something follows.
     """
-    value, end = read_value(section, 0)
+    value, end = Values(section, len(section)).read(0)
     if not isinstance(value, dict) or end != len(section):
         raise MalformedError("a section should be one map")
     return value
 
 
-def _constructed(code: int, data: bytes, pos: int, depth: int) -> tuple[Any, int]:
-    """The value whose constructor has been read."""
-    kind = code >> 4
-    if code in _EMPTY:
-        return _EMPTY[code], pos
-    if code == 0x45:
-        return [], pos
-    if code in _FIXED:
-        end = _within(data, pos, _WIDTHS[kind])
-        return _FIXED[code](data[pos:end]), end
-    if kind in (0xA, 0xB) and code & 0xF in _VARIABLE:
-        start, end = _sized(data, pos, 1 if kind == 0xA else 4)
-        return _VARIABLE[code & 0xF](data[start:end]), end
-    if code in (0xC0, 0xC1, 0xD0, 0xD1, 0xE0, 0xF0):
-        return _compound(code, data, pos, depth)
-    raise MalformedError(f"there is no type 0x{code:02x}")
-
-
-def _within(data: bytes, pos: int, size: int) -> int:
-    end = pos + size
-    if end > len(data):
-        raise MalformedError(f"a value ends {end - len(data)} bytes after the message")
-    return end
-
-
-def _sized(data: bytes, pos: int, width: int) -> tuple[int, int]:
-    """Where the content of a value with a size of so many bytes begins and ends."""
-    start = _within(data, pos, width)
-    return start, _within(data, start, _unsigned(data[pos:start]))
-
-
-def _compound(code: int, data: bytes, pos: int, depth: int) -> tuple[Any, int]:
-    if depth >= MAX_DEPTH:
-        raise MalformedError(f"values nest deeper than {MAX_DEPTH}")
-    width = 1 if code < 0xD0 or code == 0xE0 else 4
-    start, end = _sized(data, pos, width)
-    items = _within(data, start, width)
-    count = _unsigned(data[start:items])
-    if count > end - items:  # a byte each at least, so that a few bytes can't spell a million values
-        raise MalformedError(f"{count} values can't fit into {end - items} bytes")
-    if code in (0xE0, 0xF0):
-        return _array(data, items, end, count, depth + 1), end
-    values = _values(data, items, end, count, depth + 1)
-    if code in (0xC0, 0xD0):
-        return values, end
-    if count % 2:
-        raise MalformedError("a map has a key without a value")
-    return {_key(key): value for key, value in zip(values[::2], values[1::2], strict=True)}, end
-
-
-def _values(data: bytes, pos: int, end: int, count: int, depth: int) -> list[Any]:
-    values = []
-    for _ in range(count):
-        value, pos = read_value(data, pos, depth)
-        values.append(value)
-    if pos != end:
-        raise MalformedError("a list or map is not as long as it says")
-    return values
-
-
-def _array(data: bytes, pos: int, end: int, count: int, depth: int) -> list[Any]:
-    """An array: one constructor for all its values."""
-    if pos >= end:
-        if count:
-            raise MalformedError("an array has no constructor")
-        return []
-    code = data[pos]
-    pos += 1
-    if code == 0x00:
-        _, pos = read_value(data, pos, depth)
-        if pos >= end:
-            raise MalformedError("an array has no constructor")
-        code = data[pos]
-        pos += 1
-    values = []
-    for _ in range(count):
-        value, pos = _constructed(code, data, pos, depth)
-        values.append(value)
-    if pos != end:
-        raise MalformedError("an array is not as long as it says")
-    return values
-
-
 def _key(value: Any) -> str:
+    if isinstance(value, list | dict):  # its text would double with each level that it is nested
+        raise MalformedError("the key of a map is a list or a map")
     return value if isinstance(value, str) else str(value)

@@ -8,6 +8,7 @@ from typing import Final
 
 from pipeline.connectors import Message
 from pipeline_plugins.rabbitmq_streams.amqp import MessageReader
+from pipeline_plugins.rabbitmq_streams.blocks import BlockError, unpacked
 
 __all__ = ["Chunk", "ChunkError"]
 
@@ -18,18 +19,21 @@ _BEFORE: Final = 5  # the frame's key and version, and the subscription's id
 _u32 = struct.Struct(">I").unpack_from
 _block = struct.Struct(">BHII").unpack_from
 _BLOCK_HEADER: Final = 11
+_MOST_IN_ENTRY: Final = 65_535
+"""How many messages a block has at most."""
 _USER: Final = 0
-_COMPRESSIONS: Final = {0: "none", 1: "gzip", 2: "snappy", 3: "lz4", 4: "zstd"}
-_MAX_BLOCK: Final = 256 * 1024 * 1024
-"""How large an unpacked block may be, so that a small message can't fill the memory."""
 
 
 class ChunkError(Exception):
-    """The chunk's bytes are not what its header says: it was damaged on its way."""
+    """The chunk's bytes are not what its header says: it was damaged, on its way or where it lies."""
 
 
 class Chunk:
     """A chunk, and how far it has been read.
+
+    Every offset of the chunk is accounted for, whatever its bytes are. A block that can't be unpacked is one message
+    with a `Message.defect`, and so is the rest of a chunk whose entries are not what its header says. Such a message
+    has the last offset of what it stands for, so that reading goes on after it wherever it began.
 
     Attributes:
         first: The offset of its first message.
@@ -40,11 +44,15 @@ class Chunk:
 
     __slots__ = ("_block", "_data", "_defect", "_entries", "_offset", "_pos", "end", "first", "size", "timestamp")
 
-    def __init__(self, frame: bytes) -> None:
+    def __init__(self, frame: bytes, *, damaged: bool = False) -> None:
         """Take a `Deliver` frame (without its length) apart.
 
+        Args:
+            frame: The frame.
+            damaged: Take one whose bytes are wrong, too: all of it becomes one message with a defect.
+
         Raises:
-            ChunkError: It is not as long as it says, or its checksum is wrong.
+            ChunkError: It is not as long as it says, or its checksum is wrong; or not even its header can be right.
         """
         if len(frame) < _BEFORE + _HEADER.size:
             raise ChunkError(f"a chunk of {len(frame)} bytes is too short")
@@ -52,11 +60,9 @@ class Chunk:
         begin = _BEFORE + _HEADER.size
         if kind != _USER:  # RabbitMQ's own notes; it delivers none today
             entries = records = 0
+        if records > entries * _MOST_IN_ENTRY:
+            raise ChunkError(f"the chunk at offset {first} can't hold {records} messages in {entries} entries")
         self._data = frame[begin : begin + length]
-        if len(self._data) != length:
-            raise ChunkError(f"the chunk at offset {first} has {len(self._data)} of its {length} bytes")
-        if zlib.crc32(self._data) != crc:
-            raise ChunkError(f"the chunk at offset {first} has a wrong checksum")
         self.first: int = first
         self.end: int = first + records
         self.timestamp: int = timestamp
@@ -65,118 +71,133 @@ class Chunk:
         self._offset: int = first
         self._pos = 0
         self._block: list[bytes] = []  # the rest of the block being read, last message first
-        self._defect: str | None = None  # why that block could not be unpacked
+        self._defect: Message | None = None  # what stands for messages that can't be told apart, and comes next
+        if wrong := self._damage(length, crc):
+            if not damaged:
+                raise ChunkError(wrong)
+            self._give_up(wrong)
+
+    def _damage(self, length: int, crc: int) -> str:
+        if len(self._data) != length:
+            return f"the chunk at offset {self.first} has {len(self._data)} of its {length} bytes"
+        if zlib.crc32(self._data) != crc:
+            return f"the chunk at offset {self.first} has a wrong checksum"
+        return ""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all its messages have been taken, or left out."""
+        return not (self._entries or self._block or self._defect is not None)
+
+    def at_once(self, most: int) -> int:
+        """How many of its messages take about so many bytes; at least one."""
+        return max(1, most * (self.end - self.first) // max(1, len(self._data)))
 
     def __contains__(self, offset: int) -> bool:
         return self.first <= offset < self.end
 
     def skip_to(self, offset: int) -> None:
-        """Leave out the messages before `offset`.
+        """Leave out the messages before `offset`."""
+        while self._offset < offset and not self.is_finished:
+            if self._block:
+                self._block.pop()
+                self._offset += 1
+                self._check_end()
+            elif self._defect is not None:
+                if self._defect.offset >= offset:
+                    return
+                self._offset, self._defect = self._defect.offset + 1, None
+                self._check_end()
+            else:
+                self._skip_entry()
 
-        Raises:
-            ChunkError: An entry is longer than the chunk.
-        """
-        try:
-            while self._offset < offset and (self._entries or self._block):
-                if self._block:
-                    self._block.pop()
-                    self._offset += 1
-                elif self._data[self._pos] & 0x80:
-                    self._open_block()
-                else:
-                    self._pos += 4 + _u32(self._data, self._pos)[0]
-                    self._entries -= 1
-                    self._offset += 1
-        except (IndexError, struct.error):
-            raise ChunkError(f"the chunk at offset {self.first} is cut short") from None
+    def _skip_entry(self) -> None:
+        data, begin = self._data, self._pos + 4
+        if begin > len(data) or data[self._pos] & 0x80:
+            self._open_block()
+            return
+        end = begin + _u32(data, self._pos)[0]
+        if end > len(data) or self._offset >= self.end:
+            self._give_up("an entry is longer than the chunk")
+            return
+        self._pos = end
+        self._entries -= 1
+        self._offset += 1
+        self._check_end()
 
     def take(self, reader: MessageReader, into: list[Message], limit: int) -> bool:
-        """Append the next messages to `into` until it holds `limit`; says whether the chunk is finished.
+        """Append the next messages to `into` until it holds `limit`; says whether the chunk is finished."""
+        read, append = reader.read, into.append
+        while len(into) < limit and not self.is_finished:
+            if self._block:
+                record = self._block.pop()
+                append(read(record, 0, len(record), self._offset, self.timestamp))
+                self._offset += 1
+                self._check_end()
+            elif self._defect is not None:
+                append(self._defect)
+                self._offset, self._defect = self._defect.offset + 1, None
+                self._check_end()
+            else:
+                self._take_entries(reader, into, limit)
+        return self.is_finished
 
-        Raises:
-            ChunkError: An entry is longer than the chunk.
-        """
-        try:
-            self._take(reader, into, limit)
-        except (IndexError, struct.error):
-            raise ChunkError(f"the chunk at offset {self.first} is cut short") from None
-        return not self._entries and not self._block
-
-    def _take(self, reader: MessageReader, into: list[Message], limit: int) -> None:
+    def _take_entries(self, reader: MessageReader, into: list[Message], limit: int) -> None:
+        """Take messages that are entries of their own, as many as follow one another."""
         data, pos, offset, timestamp = self._data, self._pos, self._offset, self.timestamp
         read, append = reader.read, into.append
         entries = self._entries
-        room = limit - len(into)
-        while room > 0 and (entries or self._block):
-            if self._block:
-                append(self._record(reader, self._block.pop(), offset))
-            else:
-                size = _u32(data, pos)[0]
-                if size & 0x8000_0000:
-                    self._pos, self._entries, self._offset = pos, entries, offset
-                    self._open_block()
-                    pos, entries = self._pos, self._entries
-                    continue
-                begin = pos + 4
-                pos = begin + size
-                if pos > len(data):
-                    raise IndexError
-                append(read(data, begin, pos, offset, timestamp))
-                entries -= 1
+        last = min(offset + limit - len(into), self.end)
+        size, length = 0, len(data)
+        while entries and offset < last and pos + 4 <= length:
+            size = _u32(data, pos)[0]
+            begin = pos + 4
+            if begin + size > length:
+                break
+            pos = begin + size
+            append(read(data, begin, pos, offset, timestamp))
+            entries -= 1
             offset += 1
-            room -= 1
         self._pos, self._entries, self._offset = pos, entries, offset
-
-    def _record(self, reader: MessageReader, record: bytes, offset: int) -> Message:
-        if self._defect is not None:
-            return Message(offset, self.timestamp, record, defect=self._defect)
-        return reader.read(record, 0, len(record), offset, self.timestamp)
+        if not entries:
+            self._check_end()
+        elif offset < last or offset >= self.end:  # a block, which has the highest bit set in what would be its size
+            self._open_block()
 
     def _open_block(self) -> None:
         """Take the block at the reading position, whose messages then come one by one."""
-        kind, count, unpacked, packed = _block(self._data, self._pos)
+        data = self._data
         begin = self._pos + _BLOCK_HEADER
+        if begin > len(data) or not data[self._pos] & 0x80:
+            self._give_up("an entry is longer than the chunk")
+            return
+        kind, count, size, packed = _block(data, self._pos)
+        content = data[begin : begin + packed]
+        if len(content) < packed or self._offset + count > self.end:
+            self._give_up("an entry is longer than the chunk")
+            return
         self._pos = begin + packed
         self._entries -= 1
-        if self._pos > len(self._data):
-            raise IndexError
-        content = self._data[begin : self._pos]
         try:
-            records, self._defect = _records(kind >> 4 & 0x7, content, unpacked, count), None
-        except ValueError as error:
-            self._defect = f"{error}; the first of the block's {count} messages, from offset {self._offset}, keeps it"
-            records = [content, *[b""] * (count - 1)][:count]
-        self._block = records[::-1]
+            self._block = unpacked(kind >> 4 & 0x7, content, size, count)[::-1]
+        except BlockError as error:
+            self._replace(content, count, f"these messages lie in a block that can't be read: {error}")
+        if not self._block:
+            self._check_end()
 
+    def _replace(self, content: bytes, count: int, reason: str) -> None:
+        """Let one message stand for the next `count`, of which there may be none."""
+        if count:
+            last = self._offset + count - 1
+            which = f"offset {last}" if count == 1 else f"offsets {self._offset} to {last} ({count} messages)"
+            self._defect = Message(last, self.timestamp, content, defect=f"{which}: {reason}")
 
-def _records(compression: int, content: bytes, unpacked: int, count: int) -> list[bytes]:
-    """The messages of a block. Raises `ValueError` where it can't be unpacked."""
-    if compression == 1:
-        content = _gunzip(content, unpacked)
-    elif compression:
-        name = _COMPRESSIONS.get(compression, str(compression))
-        raise ValueError(f"the message lies in a block compressed with {name}: only gzip and none can be read")
-    records: list[bytes] = []
-    pos = 0
-    for _ in range(count):
-        if pos + 4 > len(content):
-            raise ValueError(f"the message lies in a block that should hold {count} and ends after {len(records)}")
-        end = pos + 4 + _u32(content, pos)[0]
-        records.append(content[pos + 4 : end])
-        pos = end
-    if pos > len(content):
-        raise ValueError("the message lies in a block whose last message is cut short")
-    return records
+    def _give_up(self, reason: str) -> None:
+        """Let one message stand for the rest of the chunk."""
+        rest, self._entries, self._block, self._defect = self._data[self._pos :], 0, [], None
+        self._replace(rest, self.end - self._offset, f"the rest of the chunk can't be read: {reason}")
 
-
-def _gunzip(content: bytes, size: int) -> bytes:
-    if size > _MAX_BLOCK:
-        raise ValueError(f"the message lies in a block of {size} bytes: at most {_MAX_BLOCK} are unpacked")
-    unzip = zlib.decompressobj(wbits=31)
-    try:
-        data = unzip.decompress(content, size + 1)
-    except zlib.error as error:
-        raise ValueError(f"the message lies in a block that is no gzip: {error}") from None
-    if len(data) != size or not unzip.eof:
-        raise ValueError("the message lies in a block that does not unpack to the size it gives")
-    return data
+    def _check_end(self) -> None:
+        """At the end of the entries, account for the offsets that are left where the header has promised more."""
+        if self.is_finished and self._offset < self.end:
+            self._give_up("it has fewer messages than its header says")

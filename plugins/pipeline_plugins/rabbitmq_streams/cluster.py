@@ -16,6 +16,7 @@ from rstream import schema
 
 from pipeline.connectors import BrokerRefused, Start
 from pipeline.errors import Unavailable
+from pipeline_plugins.rabbitmq_streams.damage import Damage
 from pipeline_plugins.rabbitmq_streams.frames import Text
 from pipeline_plugins.rabbitmq_streams.link import Link
 from pipeline_plugins.rabbitmq_streams.reader import Subscription
@@ -42,7 +43,9 @@ class _Topology:
     replicas: tuple[Node, ...]
 
 
-async def subscribe(address: Address, label: str, stream: str, start: Start) -> Subscription:
+async def subscribe(
+    address: Address, label: str, stream: str, start: Start, damage: Damage | None = None
+) -> Subscription:
     """A subscription on a link of its own, to a node that holds the stream.
 
     Raises:
@@ -52,7 +55,7 @@ async def subscribe(address: Address, label: str, stream: str, start: Start) -> 
     link = await Link.open(address, label)
     try:
         for _ in range(_ATTEMPTS):
-            subscription = Subscription(link, stream, start)
+            subscription = Subscription(link, stream, start, damage)
             if await subscription.open(label):
                 return subscription
             elsewhere = None if address.load_balancer else _other_node(await _topology(link, stream), link)

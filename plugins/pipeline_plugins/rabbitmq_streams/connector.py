@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from pipeline.connectors import Connector, MessageBatch, Outgoing, Start, StreamBounds
 from pipeline.errors import PluginError
+from pipeline_plugins.rabbitmq_streams.damage import Damage
 from pipeline_plugins.rabbitmq_streams.refusals import (
     OFFSET_NOT_FOUND,
     OK,
     PRECONDITION_FAILED,
     STREAM_EXISTS,
     explain,
-    lost,
 )
 from pipeline_plugins.rabbitmq_streams.url import PLAIN, TLS, parse_url, url_from_environment
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["RabbitMQStreamsConnector"]
 
 _PEEK_SECONDS: Final = 2.0
+_AT_HAND_SECONDS: Final = 0.05
+"""For what has come already to be handed over."""
 """How long the newest chunk is waited for in a stream that may hold nothing but stored offsets."""
 
 
@@ -37,8 +40,8 @@ class RabbitMQStreamsConnector(Connector):
     password and vhost are percent-encoded, and the vhost is ``/`` where it is left out. Options, as a query:
 
     - ``ca=FILE``, ``cert=FILE``, ``key=FILE``, ``verify=false``, ``server_name=NAME``: TLS.
-    - ``heartbeat=SECONDS``: how often both sides show that they live, 10 by default. A peer that is silent for two and
-      a half of them is given up, so a broken network is noticed within 25 seconds.
+    - ``heartbeat=SECONDS``: how often both sides show that they live, 8 by default. A peer that is silent for two and a
+      half of them, at most three, is given up, so a broken network is noticed within 24 seconds.
     - ``load_balancer=true``: never connect to the addresses that the nodes advertise, only to the URL's host.
 
     On a single node only the URL's host is ever connected to. In a cluster, a stream of which that node holds no
@@ -57,6 +60,7 @@ class RabbitMQStreamsConnector(Connector):
         self._linking = asyncio.Lock()
         self._readers: set[Link] = set()
         self._publishers: dict[str, Publisher] = {}
+        self._damage = Damage()
         self._opening: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     @classmethod
@@ -115,18 +119,15 @@ class RabbitMQStreamsConnector(Connector):
         """Read on a connection of its own, which ends with the generator."""
         stream, label = _name("the stream", stream), _name("the reader's name", name)
         _needs_rstream()
-        from pipeline_plugins.rabbitmq_streams.chunks import ChunkError
         from pipeline_plugins.rabbitmq_streams.cluster import subscribe, why_it_moved
 
-        subscription = await subscribe(self.address, label, stream, start)
+        subscription = await subscribe(self.address, label, stream, start, self._damage)
         link = subscription.link
         self._readers.add(link)
         try:
             while batch := await subscription.batch(max_batch):
                 yield batch
             raise await why_it_moved(link, stream)
-        except ChunkError as error:
-            raise lost(self.address, str(error)) from None
         finally:
             self._readers.discard(link)
             await link.close()
@@ -188,14 +189,24 @@ class RabbitMQStreamsConnector(Connector):
         return bool(found.metadata[0].response_code == OK)
 
     async def _peek(self, stream: str, start: Start) -> Chunk | None:
-        """The one chunk that reading from there would begin with; None where there is none for two seconds."""
+        """The one chunk that reading from there would begin with; None where there is none for two seconds.
+
+        After that the broker is asked something else on the same connection: it answers behind what it had to send,
+        so that a slow chunk is not taken for none.
+        """
         from pipeline_plugins.rabbitmq_streams.cluster import subscribe
 
-        subscription = await subscribe(self.address, "pipeline bounds", _name("the stream", stream), start)
+        subscription = await subscribe(
+            self.address, "pipeline bounds", _name("the stream", stream), start, self._damage
+        )
         try:
             async with asyncio.timeout(_PEEK_SECONDS):
                 return await subscription.chunk()
         except TimeoutError:
+            await subscription.link.stats(stream)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_AT_HAND_SECONDS):
+                    return await subscription.chunk()
             return None
         finally:
             await subscription.link.close()

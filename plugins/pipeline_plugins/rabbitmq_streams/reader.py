@@ -10,8 +10,10 @@ from rstream import schema
 from rstream.constants import OffsetType
 
 from pipeline.connectors import Message, MessageBatch, Start
+from pipeline.errors import Unavailable
 from pipeline_plugins.rabbitmq_streams.amqp import MessageReader
-from pipeline_plugins.rabbitmq_streams.chunks import Chunk
+from pipeline_plugins.rabbitmq_streams.chunks import Chunk, ChunkError
+from pipeline_plugins.rabbitmq_streams.damage import Damage
 from pipeline_plugins.rabbitmq_streams.frames import Text
 from pipeline_plugins.rabbitmq_streams.link import Link, Listener
 from pipeline_plugins.rabbitmq_streams.refusals import OK, STREAM_NOT_AVAILABLE
@@ -24,6 +26,8 @@ MIN_CHUNKS: Final = 2
 """So that the next one is under way while one is read."""
 MAX_BYTES: Final = 4 * 1024 * 1024
 """What the chunks that wait here or are under way may take together, as far as the size of the last ones foretells."""
+MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
+"""About how many bytes of chunks make a batch at most; one message is always taken."""
 _FIRST_CREDIT: Final = 1
 """The credit given with the subscription; more follows once the size of the chunks is known.
 
@@ -48,13 +52,14 @@ class Subscription(Listener):
         moved: The stream has moved or is gone, and the broker has ended the subscription.
     """
 
-    def __init__(self, link: Link, stream: str, start: Start) -> None:
+    def __init__(self, link: Link, stream: str, start: Start, damage: Damage | None = None) -> None:
         """Subscribe by `open`.
 
         Args:
             link: A link to a node that holds the stream, with no other subscription.
             stream: The stream's name.
             start: Where to begin.
+            damage: What is remembered of damaged chunks, over many subscriptions.
         """
         self.link = link
         self.stream = stream
@@ -62,7 +67,9 @@ class Subscription(Listener):
         self.waiting: deque[Chunk] = deque()
         self.moved = False
         self._start = start
+        self._damage = damage or Damage()
         self._size = 0.0
+        self._next: int | None = None
         self._reader = MessageReader()
         self._came = asyncio.Event()
 
@@ -107,20 +114,48 @@ class Subscription(Listener):
         return self.waiting[0]
 
     async def batch(self, limit: int) -> MessageBatch:
-        """The next messages, at most `limit`; empty when the broker has ended the subscription.
+        """The next messages, at most `limit`, fewer where they are large; empty when the broker has ended it.
 
-        Waits for one message, and then takes what is there. Raises like `chunk`.
+        Waits for one message, and then takes what is there. Raises like `chunk`; and `Unavailable` where retention has
+        removed messages that were to come: RabbitMQ passes them over without a word.
         """
         messages: list[Message] = []
         while not messages and await self.chunk() is not None:
-            while self.waiting and len(messages) < limit:
-                if self.waiting[0].take(self._reader, messages, limit):
+            size = 0
+            while self.waiting and len(messages) < limit and size < MAX_BATCH_BYTES:
+                chunk = self.waiting[0]
+                if self._next is not None and chunk.first > self._next:
+                    if messages:
+                        return messages
+                    await self._explain_gap(self._next, chunk.first)
+                self._next = chunk.end
+                most = len(messages) + chunk.at_once(MAX_BATCH_BYTES)
+                if chunk.take(self._reader, messages, min(limit, most)):
                     self._finished()
+                size += chunk.size
         return messages
 
+    async def _explain_gap(self, begin: int, end: int) -> None:
+        """Offsets may be taken by the broker's own notes. Raises `Unavailable` where retention removed them."""
+        first = (await self.link.stats(self.stream)).get("first_chunk_id", -1)
+        if first > begin:
+            raise Unavailable(
+                "broker",
+                f"retention removed offsets {begin} to {max(end, first) - 1} of the stream {self.stream} before they "
+                "were read",
+            )
+
     def delivered(self, frame: bytes) -> None:
-        """Keep a chunk; raises what makes the link dead where it is damaged."""
-        chunk = Chunk(frame)
+        """Keep a chunk. One that is damaged makes the link dead by what this raises, and is then sent again.
+
+        One that comes damaged in the same way each time is damaged where it lies, and is kept as it is.
+        """
+        try:
+            chunk = Chunk(frame)
+        except ChunkError:
+            if not self._damage.lasts(self.stream, frame):
+                raise
+            chunk = Chunk(frame, damaged=True)
         if self._start.at == "time" and chunk.timestamp < self._start.value:
             chunk.skip_to(chunk.end)
         elif self._start.at == "offset":

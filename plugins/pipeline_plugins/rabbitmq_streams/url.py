@@ -39,7 +39,7 @@ class Address:
         key: The file of its private key; None where `cert` holds it too.
         verify: Whether the broker's certificate is checked.
         server_name: The name to expect in it, where it is not `host`.
-        heartbeat: Seconds between heartbeats; a peer that is silent for about two of them is given up.
+        heartbeat: Seconds between heartbeats; a peer that is silent for two and a half of them, or three, is given up.
         load_balancer: The host is a load balancer: never connect to the addresses that the nodes advertise.
     """
 
@@ -54,7 +54,7 @@ class Address:
     key: str | None = None
     verify: bool = True
     server_name: str | None = None
-    heartbeat: int = 10
+    heartbeat: int = 8
     load_balancer: bool = False
 
     @property
@@ -114,7 +114,7 @@ def parse_url(url: str) -> Address:
         key=options.get("key"),
         verify=_flag("verify", options.get("verify", "true")),
         server_name=options.get("server_name"),
-        heartbeat=_heartbeat(options.get("heartbeat", "10")),
+        heartbeat=_heartbeat(options.get("heartbeat", "8")),
         load_balancer=_flag("load_balancer", options.get("load_balancer", "false")),
     )
 

@@ -20,6 +20,8 @@ SILENT_TICKS: Final = 5
 a process that was stopped or busy for a while does not take its own absence for the broker's."""
 FRAME_MAX: Final = 1024 * 1024
 """The largest frame we send, where the broker sets no lower limit; its own chunks may be larger."""
+CHUNK_MAX: Final = 256 * 1024 * 1024
+"""The largest frame we take: what claims to be larger is no chunk that a broker has written."""
 _u32 = struct.Struct(">I").unpack_from
 
 
@@ -146,6 +148,8 @@ class Wire(asyncio.Protocol):
         del buffer[:pos]
         if self._needed > FRAME_MAX and not self._trusted:
             self.end("it does not speak the stream protocol: is this its port (5552, or 5551 with TLS)?")
+        elif self._needed > CHUNK_MAX:
+            self.end(f"it announced a frame of {self._needed} bytes, and at most {CHUNK_MAX} are taken")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed, by whichever side."""

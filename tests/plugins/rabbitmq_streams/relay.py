@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
+from typing_extensions import TypeVar
+
 
 class Relay:
     """Stands between a client and a server.
@@ -68,10 +70,13 @@ class Relay:
             await asyncio.sleep(0.02)
 
 
+RelayT = TypeVar("RelayT", bound=Relay, default=Relay)
+
+
 @asynccontextmanager
-async def relayed(url: str) -> AsyncIterator[Relay]:
-    """A relay to the server of this URL."""
-    relay = Relay(url)
+async def relayed(url: str, kind: type[RelayT] = Relay) -> AsyncIterator[RelayT]:  # type: ignore[assignment]
+    """A relay of this kind to the server of this URL."""
+    relay = kind(url)
     server = await asyncio.start_server(relay.serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     parts = urlsplit(url)

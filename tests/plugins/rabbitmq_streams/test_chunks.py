@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import struct
+import tracemalloc
+import zlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.connectors import Message, Outgoing
-from pipeline_plugins.rabbitmq_streams import chunks
 from pipeline_plugins.rabbitmq_streams.amqp import MessageReader
 from pipeline_plugins.rabbitmq_streams.amqp_writer import encode_message
+from pipeline_plugins.rabbitmq_streams.blocks import MAX_BLOCK
 from pipeline_plugins.rabbitmq_streams.chunks import Chunk, ChunkError
+from pipeline_plugins.rabbitmq_streams.damage import Damage
 from tests.plugins.rabbitmq_streams.chunk_frames import block, deliver, entry
 
 
@@ -67,37 +72,57 @@ def test_a_chunk_knows_which_offsets_it_holds() -> None:
     assert [offset in chunk for offset in (9, 10, 11, 12)] == [False, True, True, False]
 
 
-@pytest.mark.parametrize(("compression", "name"), [(2, "snappy"), (3, "lz4"), (4, "zstd"), (7, "7")])
-def test_a_block_that_can_t_be_unpacked_is_defective_and_costs_no_offset(compression: int, name: str) -> None:
+@pytest.mark.parametrize(("compression", "name"), [(2, "snappy"), (3, "lz4"), (4, "zstd"), (7, "method 7")])
+def test_a_block_that_can_t_be_unpacked_is_one_defect_with_its_bytes_and_takes_all_its_offsets(
+    compression: int, name: str
+) -> None:
     packed = b"\x01\x02\x03"
     frame = deliver([entry(record(0)), block([b"a", b"b", b"c"], compression, packed), entry(record(4))], records=5)
     messages = take_all(Chunk(frame), limit=2)
-    assert [message.offset for message in messages] == [0, 1, 2, 3, 4]
-    assert [message.defect is None for message in messages] == [True, False, False, False, True]
+    assert [(message.offset, message.defect is None) for message in messages] == [(0, True), (3, False), (4, True)]
+    assert "offsets 1 to 3 (3 messages)" in (messages[1].defect or "")
     assert name in (messages[1].defect or "")
-    assert [message.body for message in messages[1:4]] == [packed, b"", b""]
+    assert messages[1].body == packed
+
+
+@pytest.mark.parametrize("start", [0, 1, 2, 3, 4])
+def test_such_a_block_is_met_wherever_reading_begins_within_it_and_never_behind_it(start: int) -> None:
+    chunk = Chunk(deliver([entry(record(0)), block([b"a", b"b", b"c"], 2, b"?"), entry(record(4))], records=5))
+    chunk.skip_to(start)
+    assert [message.offset for message in take_all(chunk)] == [offset for offset in (0, 3, 4) if offset >= start]
 
 
 @pytest.mark.parametrize(
-    "bad",
+    ("bad", "reason"),
     [
-        block([b"aa", b"bb"], 1, b"no gzip at all"),
-        block([b"aa", b"bb"], 1)[:-4] + b"\0\0\0\0",
-        block([b"aa", b"bb"], 0, b"\x00\x00\x00\x02aa"),
-        block([b"aa", b"bb"], 0, b"\x00\x00\x00\x02aa\x00\x00\x00\x09b"),
+        (block([b"aa", b"bb"], 1, b"no gzip at all"), "no sound gzip"),
+        (block([b"aa", b"bb"], 1)[:-4] + b"\0\0\0\0", "no sound gzip"),
+        (block([b"aa", b"bb"], 0, b"\x00\x00\x00\x02aa"), "ends after 1"),
+        (block([b"aa", b"bb"], 0, b"\x00\x00\x00\x02aa\x00\x00\x00\x09b"), "ends within message 2"),
+        (block([b"aa", b"bb"], 0, b"".join(map(entry, [b"aa", b"bb", b"c"]))), "5 bytes follow"),
     ],
-    ids=["no gzip", "wrong gzip checksum", "a message is missing", "a message is cut short"],
+    ids=["no gzip", "wrong gzip checksum", "a message is missing", "a message is cut short", "one too many"],
 )
-def test_a_damaged_block_is_defective_and_costs_no_offset(bad: bytes) -> None:
+def test_a_damaged_block_is_one_defect_and_takes_all_its_offsets(bad: bytes, reason: str) -> None:
     messages = take_all(Chunk(deliver([bad, entry(record(2))], records=3)))
-    assert [message.offset for message in messages] == [0, 1, 2]
-    assert [message.defect is None for message in messages] == [False, False, True]
+    assert [(message.offset, message.defect is None) for message in messages] == [(1, False), (2, True)]
+    assert reason in (messages[0].defect or "")
 
 
-def test_a_block_that_would_fill_the_memory_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "_MAX_BLOCK", 1000)
-    (message,) = take_all(Chunk(deliver([block([bytes(2000)], 1)], records=1)))
-    assert "at most 1000" in (message.defect or "")
+def test_a_block_that_would_fill_the_memory_is_not_unpacked() -> None:
+    size = MAX_BLOCK + 1
+    packed = zlib.compressobj(9, wbits=31)
+    bomb = struct.pack(">I", size - 4)
+    content = packed.compress(bomb + bytes(size - 4)) + packed.flush()
+    honest = struct.pack(">BHII", 0x90, 1, size, len(content)) + content
+    lying = struct.pack(">BHII", 0x90, 1, 100, len(content)) + content
+    tracemalloc.start()
+    first, second = take_all(Chunk(deliver([honest, lying], records=2)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert f"would unpack to {size} bytes" in (first.defect or "")
+    assert "does not unpack to the size" in (second.defect or "")
+    assert peak < 2_000_000
 
 
 def test_a_damaged_chunk_is_an_error() -> None:
@@ -107,10 +132,67 @@ def test_a_damaged_chunk_is_an_error() -> None:
             Chunk(damaged)
 
 
-@pytest.mark.parametrize("entries", [[b"\x00\x00\x00\x09abc"], [b"\x00\x00"], [b"\x80\x00"], [block([b"abc"])[:-1]]])
-def test_an_entry_that_ends_after_its_chunk_is_an_error(entries: list[bytes]) -> None:
-    with pytest.raises(ChunkError):
-        Chunk(deliver(entries)).take(MessageReader(), [], 10)
+def test_a_damaged_chunk_may_be_kept_as_one_defect_that_takes_all_its_offsets() -> None:
+    whole = deliver([entry(record(number)) for number in range(3)], first=7)
+    for damaged in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1])):
+        chunk = Chunk(damaged, damaged=True)
+        (message,) = take_all(chunk)
+        assert (message.offset, chunk.end) == (9, 10)
+        assert message.body == damaged[-len(message.body) :]
+        assert "offsets 7 to 9 (3 messages)" in (message.defect or "")
+
+
+def test_a_header_that_can_t_be_right_is_an_error_even_then() -> None:
+    for frame in (b"", deliver([])[:20], deliver([entry(b"x")], records=2**31)):
+        with pytest.raises(ChunkError):
+            Chunk(frame, damaged=True)
+
+
+@pytest.mark.parametrize(
+    "entries", [[b"\x00\x00\x00\x09abc"], [b"\x00\x00"], [b"\x80\x00"], [block([b"abc"])[:-1]], [b""]]
+)
+def test_entries_that_are_not_what_the_header_says_are_one_defect_for_all_offsets_left(entries: list[bytes]) -> None:
+    frame = deliver([entry(record(5)), *entries], first=5, records=4)
+    good, bad = take_all(Chunk(frame))
+    assert (good.offset, good.defect, bad.offset) == (5, None, 8)
+    assert "offsets 6 to 8 (3 messages)" in (bad.defect or "")
+    assert bad.body == entries[0]
+    for start, left in ((6, [8]), (8, [8]), (9, [])):
+        chunk = Chunk(frame)
+        chunk.skip_to(start)
+        assert [message.offset for message in take_all(chunk)] == left
+
+
+def test_no_message_gets_an_offset_beyond_what_the_header_says() -> None:
+    three = [entry(record(number)) for number in range(3)]
+    messages = take_all(Chunk(deliver([*three, block([b"a", b"b"])], records=3)))
+    assert [message.offset for message in messages] == [0, 1, 2]
+    messages = take_all(Chunk(deliver([*three, block([b"a", b"b"])], records=4)))
+    assert [(message.offset, message.defect is None) for message in messages][2:] == [(2, True), (3, False)]
+
+
+def test_a_chunk_knows_how_many_messages_take_so_many_bytes() -> None:
+    chunk = Chunk(deliver([entry(bytes(96))] * 10))
+    assert [chunk.at_once(most) for most in (1, 250, 10_000)] == [1, 2, 100]
+
+
+def test_damage_lasts_only_where_the_same_bytes_come_again_and_again() -> None:
+    damage = Damage()
+    one, other = (deliver([entry(text)]) for text in (b"one", b"other"))
+    assert [damage.lasts("s", frame) for frame in (one, one, other, other, other, other)] == [
+        False, False, False, False, True, True,
+    ]  # fmt: skip
+    elsewhere = other[:4] + b"\x07" + other[5:]
+    assert damage.lasts("s", elsewhere), "the subscription's id is none of the chunk's bytes"
+    assert not damage.lasts("t", other)
+
+
+def test_damaged_chunks_side_by_side_are_each_found_to_last() -> None:
+    """A read that has passed the first looks at it again before it comes to the second."""
+    damage = Damage()
+    one, other = (deliver([entry(text)]) for text in (b"one", b"other"))
+    seen = [damage.lasts("s", frame) for _ in range(3) for frame in (one, other)]
+    assert seen == [False, False, False, False, True, True]
 
 
 def test_what_is_no_message_keeps_its_bytes() -> None:

@@ -1,0 +1,1 @@
+"""Fuzzing: bytes that nobody meant, thrown at everything that reads bytes from outside."""
