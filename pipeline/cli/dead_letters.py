@@ -1,90 +1,167 @@
-"""``pipeline dead-letters``: look at what failed for good."""
+"""``pipeline dead-letters``: look at what failed for good, and decide about it."""
 
 from __future__ import annotations
 
 import base64
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.cli import redriving
 from pipeline.cli.files import DEFAULT, ConfigOption, JsonOption
+from pipeline.cli.letters_chosen import (
+    GroupOption,
+    KindOption,
+    RouteOption,
+    SinceOption,
+    SourceOption,
+    StageOption,
+    UntilOption,
+    moment,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
-    from pipeline.ledger.dead_letters import DeadLetters
-    from pipeline.ledger.tables import DeadLetter
+    from pipeline.ledger.dead_letters import DeadLetters, Group
+    from pipeline.ledger.tables import DeadLetter, OperatorAction
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Look at messages that failed for good.", no_args_is_help=True)
+app = typer.Typer(help="Look at messages that failed for good; run them again, or discard them.", no_args_is_help=True)
+
+LimitOption = Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many at most.")]
+StateOption = Annotated[
+    str, typer.Option(metavar="STATE", help="Only open, redriving, redriven or discarded ones, or all.")
+]
+_STATES = ("open", "redriving", "redriven", "discarded")
 
 
 @app.command("list")
 def list_(
     config: ConfigOption = DEFAULT,
-    source: Annotated[str | None, typer.Option(metavar="NAME", help="Only of this source.")] = None,
-    route: Annotated[str | None, typer.Option(metavar="NAME", help="Only of this route.")] = None,
-    stage: Annotated[str | None, typer.Option(metavar="NAME", help="Only of this stage.")] = None,
-    kind: Annotated[str | None, typer.Option(metavar="KIND", help="Only of this kind, as in invalid_data.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many at most.")] = 50,
+    source: SourceOption = None,
+    route: RouteOption = None,
+    stage: StageOption = None,
+    kind: KindOption = None,
+    group: GroupOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    state: StateOption = "open",
+    limit: LimitOption = 50,
     before: Annotated[int | None, typer.Option(metavar="ID", help="Only older ones than this: the next page.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List dead letters, the newest first."""
+    """List dead letters, the newest first; by default those that are open."""
     from pipeline.cli.console import count, say, show_json, show_table
+    from pipeline.cli.letters_shown import letter_json
 
-    filters = {"source": source, "route": route, "stage": stage, "kind": kind}
+    filters = {
+        "source": source, "route": route, "stage": stage, "kind": kind, "fingerprint": group,
+        "since": moment(since), "until": moment(until), "state": _state(state),
+    }  # fmt: skip
 
     async def ask(letters: DeadLetters) -> tuple[list[DeadLetter], int]:
         return await letters.list(limit, before=before, **filters), await letters.count(**filters)
 
     found, total = _asked(config, ask)
     if as_json:
-        show_json({"total": total, "dead_letters": [_summary(letter) for letter in found]})
+        show_json({"total": total, "dead_letters": [letter_json(letter) for letter in found]})
         return
     if found:
         columns = ("id", "last_at", "source", "offset", "routing_key", "route", "stage", "kind", "attempts", "reason")
-        rows = [_summary(letter) for letter in found]
+        rows = [letter_json(letter) for letter in found]
         show_table(columns, [["-" if row[name] in (None, "") else row[name] for name in columns] for row in rows])
     say(f"{len(found)} of {count(total, 'dead letter')}" if len(found) < total else count(total, "dead letter"))
 
 
 @app.command()
+def groups(
+    config: ConfigOption = DEFAULT,
+    source: SourceOption = None,
+    route: RouteOption = None,
+    stage: StageOption = None,
+    kind: KindOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    state: StateOption = "open",
+    limit: LimitOption = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """Show dead letters by failure: the same stage, kind and reason, whatever names and numbers are in it."""
+    from pipeline.cli.console import count, say, show_json, show_table
+    from pipeline.cli.letters_shown import group_json
+
+    filters = {
+        "source": source, "route": route, "stage": stage, "kind": kind,
+        "since": moment(since), "until": moment(until), "state": _state(state),
+    }  # fmt: skip
+
+    async def ask(letters: DeadLetters) -> Sequence[Group]:
+        return await letters.groups(limit, **filters)
+
+    found = [group_json(group) for group in _asked(config, ask)]
+    if as_json:
+        show_json({"groups": found})
+        return
+    if found:
+        columns = ("id", "count", "source", "route", "stage", "kind", "first_at", "last_at", "example", "reason")
+        show_table(columns, [["-" if row[name] == "" else row[name] for name in columns] for row in found])
+    say(count(len(found), "group"))
+
+
+@app.command()
 def show(
-    number: Annotated[int, typer.Argument(metavar="ID", help="The dead letter's id, as the list shows it.")],
+    number: Annotated[
+        int, typer.Argument(metavar="ID", min=1, max=2**63 - 1, help="The dead letter's id, as the list shows it.")
+    ],
     config: ConfigOption = DEFAULT,
     raw: Annotated[bool, typer.Option("--raw", help="Write the message's bytes, and nothing else.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a dead letter: why it is dead, its headers, and its body."""
+    """Show a dead letter: why it is dead, what was done about it, its headers, and its body."""
     from pipeline.cli.console import say, show_json
+    from pipeline.cli.letters_shown import action_json, action_line, body_text, hex_dump, letter_json, pretty
     from pipeline.errors import UserError
 
-    async def ask(letters: DeadLetters) -> DeadLetter | None:
-        return await letters.get(number)
+    async def ask(letters: DeadLetters) -> tuple[DeadLetter | None, Sequence[OperatorAction]]:
+        return await letters.get(number), await letters.history(number)
 
-    letter = _asked(config, ask)
+    letter, history = _asked(config, ask)
     if letter is None:
         raise UserError(f"there is no dead letter {number}: 'pipeline dead-letters list' shows them")
     if raw:
         sys.stdout.buffer.write(letter.body)
         sys.stdout.buffer.flush()
         return
-    text, encoding = _body(letter.body)
+    text, encoding = body_text(letter.body)
     if as_json:
         body = text if encoding == "text" else base64.b64encode(letter.body).decode()
-        show_json({**_summary(letter), "headers": letter.headers, "body": body, "body_encoding": encoding})
+        told = {"headers": letter.headers, "history": [action_json(action) for action in history]}
+        show_json({**letter_json(letter), **told, "body": body, "body_encoding": encoding})
         return
-    for name, value in _summary(letter).items():
+    for name, value in letter_json(letter).items():
         say(f"{name:<13} {'-' if value in (None, '') else value}")
+    for action in history:
+        say(f"history       {action_line(action)}")
     for name, value in letter.headers.items():
         say(f"header        {name}: {value}")
     say()
-    say(_pretty(text) if encoding == "text" else _hex(letter.body))
+    say(pretty(text) if encoding == "text" else hex_dump(letter.body))
+
+
+app.command("redrive")(redriving.redrive)
+app.command("discard")(redriving.discard)
+
+
+def _state(state: str) -> str | None:
+    from pipeline.errors import UserError
+
+    if state != "all" and state not in _STATES:
+        raise UserError(f"there is no state {state!r}: write {', '.join(_STATES)} or all")
+    return None if state == "all" else state
 
 
 def _asked(config: Path, question: Callable[[DeadLetters], Awaitable[Any]]) -> Any:
@@ -93,58 +170,7 @@ def _asked(config: Path, question: Callable[[DeadLetters], Awaitable[Any]]) -> A
     from pipeline.ledger.dead_letters import DeadLetters
 
     async def ask() -> Any:
-        async with opened(config).database() as database:
+        async with opened(config, lenient=True).database() as database:
             return await question(DeadLetters(database))
 
     return run(ask())
-
-
-def _summary(letter: DeadLetter) -> dict[str, Any]:
-    """All but headers and body, as JSON values."""
-    from pipeline.cli.console import iso
-
-    return {
-        "id": letter.id,
-        "source": letter.source,
-        "group": letter.group,
-        "stream": letter.stream,
-        "offset": letter.offset,
-        "event_id": letter.event_id,
-        "routing_key": letter.routing_key,
-        "route": letter.route,
-        "stage": letter.stage,
-        "kind": letter.kind,
-        "reason": letter.reason,
-        "attempts": letter.attempts,
-        "content_type": letter.content_type,
-        "first_at": iso(letter.first_at),
-        "last_at": iso(letter.last_at),
-        "state": letter.state,
-        "size": len(letter.body),
-    }
-
-
-def _body(body: bytes) -> tuple[str, str]:
-    """The body as a text, where it is one; and how it is to be written in JSON: ``text`` or ``base64``."""
-    try:
-        text = body.decode("utf-8")
-    except UnicodeDecodeError:
-        return "", "base64"
-    return (text, "text") if "\x00" not in text else ("", "base64")
-
-
-def _pretty(text: str) -> str:
-    try:
-        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
-    except (ValueError, RecursionError):
-        return text
-
-
-def _hex(body: bytes) -> str:
-    """Sixteen bytes a line: offset, bytes, and what of them can be read."""
-    lines = []
-    for start in range(0, len(body), 16):
-        part = body[start : start + 16]
-        readable = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in part)
-        lines.append(f"{start:08x}  {part.hex(' '):<47}  {readable}")
-    return "\n".join(lines)

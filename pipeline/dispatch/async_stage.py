@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from pipeline.dispatch.failures import Stages, describe
@@ -36,20 +37,21 @@ class AsyncStage:
     def put(self, flight: Flight) -> None:
         """Leave the flight's event as a job, and bring the flight to its next stage."""
         stage, source, event = self._stage, self._source, flight.event
+        incarnation = self._lease.incarnation if flight.again is None else flight.again.letter.incarnation
         closing = flight.closing
         context = Context(
             stage.name, flight.route_name, source.group, event.id, 1,
             flight.route_outcome if closing else None, flight.route_error,
         )  # fmt: skip
         try:
-            job = stage_job(
-                stage.queue, context, event, flight.message, self._lease.incarnation, flight.keys[flight.at]
-            )
+            job = stage_job(stage.queue, context, event, flight.message, incarnation, flight.keys[flight.at])
         except Exception as error:  # noqa: BLE001 - an event that can't be made a job must not stop all others
             now = datetime.now(UTC)
             _log.error("stage %s: %r can't be left as a job", stage.name, event, exc_info=error)
             dead = Dead(flight.route_name, stage.name, type(error).__name__, describe(error), 0, now, now)
             source.stage_dead(flight, dead, error)
             return
+        if flight.again is not None and closing:  # the job that the first run left there may not have run yet
+            job = replace(job, id=f"{job.id}:{flight.again.letter.redrives + 1}")
         source.jobs.leave(flight, (job,))
         source.stage_done(flight)

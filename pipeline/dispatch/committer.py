@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 
 from pipeline.dispatch.flight import Flight
+from pipeline.dispatch.overtaken import Overtaken
 from pipeline.dispatch.window import Window
 from pipeline.errors import Fenced, Unavailable
 from pipeline.events import Outcome
@@ -35,6 +36,7 @@ class Committer:
         lease: The ownership that each commit is conditional on.
         window: Knows the progress that finished messages make.
         stats: Counts what is committed.
+        overtaken: Knows which dead letters these messages have overtaken.
         on_committed: Called with the flights of each commit.
         on_end: Called once when no more can be committed: with None where another runner has taken the source over,
             else with the error.
@@ -46,6 +48,7 @@ class Committer:
         lease: Lease,
         window: Window,
         stats: SourceStats,
+        overtaken: Overtaken,
         on_committed: Callable[[list[Flight]], None],
         on_end: Callable[[BaseException | None], None],
     ) -> None:
@@ -53,6 +56,7 @@ class Committer:
         self._lease = lease
         self._window = window
         self._stats = stats
+        self._overtaken = overtaken
         self._on_committed = on_committed
         self._on_end = on_end
         self._finished: list[Flight] = []
@@ -111,7 +115,7 @@ class Committer:
             unit = flight.unit()
             if unit is not None:
                 units.append(unit)
-        commit = Commit(self._window.progress(flights), counts, units)
+        commit = Commit(self._window.progress(flights), counts, units, self._overtaken.by(flights))
         for unwritable in await self._write(commit):
             counts[unwritable.unit.outcome] -= 1
             counts[Outcome.DEAD] = counts.get(Outcome.DEAD, 0) + 1
@@ -120,8 +124,9 @@ class Committer:
         for outcome, count in counts.items():
             self._stats.outcomes[outcome] += count
         self._stats.prefix = commit.progress.prefix
+        self._overtaken.committed(flights)
         self._on_committed(flights)
-        self._window.committed(len(flights))
+        self._window.committed(flights)
         self._stats.in_flight = self._window.in_flight
 
     async def _write(self, commit: Commit) -> list[Unwritable]:

@@ -11,6 +11,7 @@ from pipeline.events import Event, Outcome
 from pipeline.ledger.units import Dead, JournalEntry, Unit
 
 if TYPE_CHECKING:
+    from pipeline.dispatch.again import Again
     from pipeline.dispatch.lanes import Lanes, StageEntry
 
 __all__ = ["SEVERITY", "Flight"]
@@ -34,7 +35,9 @@ class Flight:
         closing: Whether `chain` is the route's ``finally``.
         attempt: The number of the current stage's try, from 1.
         first_at: When the current stage was first tried and failed.
+        again: What it has beside its message where it is a redrive of a dead letter.
         alone: Run it in a batch of its own, because a batch that it was in failed as a whole.
+        begun: A stage has finished it, so a stop lets it go on to its end; or a stop lets it begin all the same.
         route_outcome: The current route's outcome so far.
         route_error: What ended the current route's stages.
         outcome: The worst outcome of its routes so far.
@@ -42,8 +45,9 @@ class Flight:
     """
 
     __slots__ = (
-        "alone", "at", "attempt", "chain", "closing", "dead", "event", "finished", "first_at", "journal", "keys",
-        "lanes", "message", "outcome", "remember", "route_error", "route_outcome", "rows", "statements", "step",
+        "again", "alone", "at", "attempt", "begun", "chain", "closing", "dead", "event", "finished", "first_at",
+        "journal", "keys", "lanes", "message", "outcome", "remember", "route_error", "route_outcome", "rows",
+        "statements", "step",
     )  # fmt: skip
 
     def __init__(self, message: Message, event: Event[Any] | None, remember: str | None) -> None:
@@ -59,6 +63,8 @@ class Flight:
         self.attempt = 1
         self.first_at: datetime | None = None
         self.alone = False
+        self.again: Again | None = None
+        self.begun = False
         self.route_outcome = Outcome.HANDLED
         self.route_error: BaseException | None = None
         self.outcome = Outcome.FILTERED
@@ -107,4 +113,6 @@ class Flight:
             self.statements or (),
             self.dead or (),
             self.journal or (),
+            self.lanes,
+            self.keys,
         )

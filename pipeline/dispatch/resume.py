@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import datetime
 
 from pipeline.config.models import SourceTable
@@ -31,14 +32,24 @@ class Resume:
         lease: The ownership of the source, with its progress.
         window: What was taken in since.
         table: The source's configuration.
+        on_lost: Called with the number of offsets that retention removed before they were read.
     """
 
-    def __init__(self, connector: Connector, ledger: Ledger, lease: Lease, window: Window, table: SourceTable) -> None:
+    def __init__(
+        self,
+        connector: Connector,
+        ledger: Ledger,
+        lease: Lease,
+        window: Window,
+        table: SourceTable,
+        on_lost: Callable[[int], None] = lambda count: None,
+    ) -> None:
         self._connector = connector
         self._ledger = ledger
         self._lease = lease
         self._window = window
         self._table = table
+        self._on_lost = on_lost
 
     async def start(self) -> Start:
         """The position to read from now.
@@ -61,11 +72,7 @@ class Resume:
             return Start("offset", offset + 1)
         bounds = await self._connector.bounds(stream)
         if there is None and bounds.first is not None and bounds.first > offset + 1:
-            _log.warning(
-                "stream %s keeps messages from offset %s on, and this group has come to %d: what lies between was "
-                "removed by retention before it was read; going on at the first message that is left",
-                stream, bounds.first, offset,
-            )  # fmt: skip
+            self._tell_lost(offset, bounds.first)
             return Start("first")
         if there is None and (bounds.first == offset + 1 or (timestamp is None and (bounds.last or -1) > offset)):
             return Start("offset", offset + 1)  # all that retention removed was finished, or never held a message
@@ -73,6 +80,19 @@ class Resume:
             await self._refuse_to_lag(bounds.last, offset, timestamp)
         await self._begin_anew(stream)
         return Start("first")
+
+    def _tell_lost(self, offset: int, first: int) -> None:
+        finished = sum(
+            max(0, min(last, first - 1) - max(begin, offset + 1) + 1) for begin, last in self._lease.progress.ahead
+        )
+        lost = first - offset - 1 - finished
+        _log.error(
+            "stream %s keeps messages from offset %d on, and this group has come to %d: %d offsets between were "
+            "removed by retention before they were read, and are lost; going on at the first message that is left. "
+            "Let the stream keep more (x-max-age, x-max-length-bytes)",
+            self._table.stream, first, offset, lost,
+        )  # fmt: skip
+        self._on_lost(lost)
 
     async def _refuse_to_lag(self, last: int, offset: int, timestamp: int) -> None:
         """Wait where a stream that is too short holds nothing newer than the progress: a replica that lags behind."""

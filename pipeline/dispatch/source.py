@@ -1,13 +1,11 @@
-"""A source at work: admits batches, leads each message through its routes, and hands finished ones to the committer."""
+"""A source at work: admits batches, lets each message take its routes, and hands finished ones to the committer."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from time import monotonic
 from typing import Any
 
 from pipeline.config.models import SourceTable
@@ -17,10 +15,14 @@ from pipeline.dispatch.committer import Committer
 from pipeline.dispatch.decode import Decoder, Undecodable
 from pipeline.dispatch.dedupe import Dedupe
 from pipeline.dispatch.dependencies import Dependencies
-from pipeline.dispatch.flight import SEVERITY, Flight
+from pipeline.dispatch.flight import Flight
 from pipeline.dispatch.jobs_left import JobsLeft
 from pipeline.dispatch.lanes import Lanes, StageEntry
+from pipeline.dispatch.overtaken import Overtaken
+from pipeline.dispatch.passage import Passage
+from pipeline.dispatch.redrive import Redriver
 from pipeline.dispatch.stage_queue import StageQueue
+from pipeline.dispatch.stopping import Left, in_the_way
 from pipeline.dispatch.window import Window
 from pipeline.events import Outcome
 from pipeline.ledger.columns import utcnow
@@ -72,21 +74,24 @@ class Source:
         pipeline: str,
     ) -> None:
         self.name = name
-        self.group = table.group
         self.stats = stats
-        self.window = Window(lease.progress, table.window, table.max_ahead)
+        self.window = Window(lease.progress, table.window, table.max_ahead, table.limits.in_flight)
         self.dependencies = Dependencies(resources, self._hold, self.window.release)
         self._journal = table.journal
-        self._decoder = Decoder(name, table.stream, lease)
+        self._decoder = Decoder(name, table.stream, lease, table.limits)
         self._dedupe = (
             Dedupe(ledger, table.group, self._hold, self.window.release) if table.dedupe is not False else None
         )
-        self.jobs = JobsLeft(on_jobs, now, pipeline)
+        self._overtaken = Overtaken(ledger.redrives, lease, self._hold, self.window.release)
+        self.passage = passage = Passage(
+            table.group, stats, JobsLeft(on_jobs, now, pipeline), self._overtaken,
+            journal=table.journal, finish=self._finish, failed=on_end,
+        )  # fmt: skip
         self._queues = {
-            name: StageQueue(stage, self, self.dependencies) for name, stage in stages.items() if not stage.is_async
+            name: StageQueue(stage, passage, self.dependencies) for name, stage in stages.items() if not stage.is_async
         }
         entries: dict[str, StageEntry] = {
-            name: AsyncStage(stage, self, lease) for name, stage in stages.items() if stage.is_async
+            name: AsyncStage(stage, passage, lease) for name, stage in stages.items() if stage.is_async
         }
         entries |= self._queues
         self._router = router
@@ -100,11 +105,16 @@ class Source:
             if route.source == name
         }
         self._lanes_by_key: dict[str, tuple[Lanes, ...]] = {}
-        self._beginning: deque[Flight] = deque()
-        self._skipped: dict[Flight, str] = {}  # reasons, until the routes end; for the journal
-        self._owned_until = float("inf")
-        self.committer = Committer(ledger, lease, self.window, stats, self._committed, on_end)
-        self.failed = on_end
+        self.committer = Committer(ledger, lease, self.window, stats, self._overtaken, self._committed, on_end)
+        self._redriver = Redriver(
+            ledger.redrives, lease, self._decoder, passage, self._overtaken, self.window, self._route,
+            tuple(self._lanes.values()), on_end,
+        )  # fmt: skip
+
+    def start(self) -> None:
+        """Begin to commit, and to look for dead letters that are to be run again."""
+        self.committer.start()
+        self._redriver.start()
 
     # Admission
 
@@ -116,6 +126,7 @@ class Source:
         """
         window = self.window
         await window.room()
+        await self._overtaken.load()
         dedupe = self._dedupe
         seen = await dedupe.known(batch) if dedupe else set()
         if window.last < 0:
@@ -143,39 +154,31 @@ class Source:
         try:
             event = self._decoder.decode(message)
         except Undecodable as reason:
-            self._undecodable(message, remember, str(reason))
+            self._undecodable(message, remember, reason.kind, str(reason))
             return
         flight = Flight(message, event, remember)
         self.window.admit(flight)
-        lanes = self._lanes_by_key.get(event.routing_key)
-        if lanes is None:
-            lanes = self._route(event.routing_key)
+        lanes = self._route(event.routing_key)
         if not lanes:
             if self._journal:
                 flight.note("", Outcome.FILTERED, "unrouted")
             self._finish(flight)
             return
-        flight.lanes = lanes
-        keys = [lane.key_of(event) if lane.key_of is not None else None for lane in lanes]
-        flight.keys = keys
-        may_run = True
-        for index, key in enumerate(keys):
-            if key is not None and not lanes[index].join(flight, key) and index == 0:
-                may_run = False
-        if may_run:
-            self._begin(flight)
+        self.passage.launch(flight, lanes)
 
     def _route(self, routing_key: str) -> tuple[Lanes, ...]:
+        if (known := self._lanes_by_key.get(routing_key)) is not None:
+            return known
         if len(self._lanes_by_key) >= 10_000:
             self._lanes_by_key.clear()
         lanes = tuple(self._lanes[route.index] for route in self._router.routes_for(self.name, routing_key))
         self._lanes_by_key[routing_key] = lanes
         return lanes
 
-    def _undecodable(self, message: Message, remember: str | None, reason: str) -> None:
+    def _undecodable(self, message: Message, remember: str | None, kind: str, reason: str) -> None:
         now = datetime.now(UTC)
         flight = Flight(message, None, remember)
-        flight.die(Dead("", "", "undecodable", reason, 0, now, now))
+        flight.die(Dead("", "", kind, reason, 0, now, now))
         flight.outcome = Outcome.DEAD
         _log.error("source %s: message %s@%d is dead: %s", self.name, self._decoder.stream, message.offset, reason)
         self.window.admit(flight)
@@ -191,148 +194,54 @@ class Source:
         self.window.admit(flight)
         self._finish(flight)
 
-    # The way through the routes
-
-    def _begin(self, flight: Flight) -> None:
-        """Let the flight begin its route, and then those that this sets free: a loop, as a lane may be long."""
-        self._beginning.append(flight)
-        if len(self._beginning) > 1:
-            return
-        while self._beginning:
-            self._enter(self._beginning[0])
-            self._beginning.popleft()
-
-    def _enter(self, flight: Flight) -> None:
-        """Begin the route that the flight has come to; it is at the head of its lane there."""
-        lanes = flight.lanes[flight.at]
-        flight.closing = False
-        flight.route_error = None
-        if lanes.when is not None:
-            holds, reason = lanes.when.holds(flight.event.variables())
-            if not holds:
-                flight.route_outcome = Outcome.FILTERED
-                self._leave(flight, reason or "the route's condition does not hold")
-                return
-        flight.route_outcome = Outcome.HANDLED
-        flight.chain = lanes.stages
-        flight.step = 0
-        self._go_on(flight)
-
-    def _go_on(self, flight: Flight) -> None:
-        """Bring the flight to its next stage, or to its route's end."""
-        while True:
-            chain, step = flight.chain, flight.step
-            if step < len(chain):
-                queue = chain[step]
-                if queue.when is not None and not self._applies(queue, flight):
-                    flight.step = step + 1
-                    continue
-                flight.attempt = 1
-                flight.first_at = None
-                queue.put(flight)
-                return
-            closing = flight.lanes[flight.at].closing
-            if flight.closing or not closing:
-                self._leave(flight, str(flight.route_error or ""))
-                return
-            flight.closing = True
-            flight.chain = closing
-            flight.step = 0
-
-    def _applies(self, queue: StageEntry, flight: Flight) -> bool:
-        variables = flight.event.variables()
-        if flight.closing:
-            variables |= {"outcome": str(flight.route_outcome), "error": str(flight.route_error or "")}
-        assert queue.when is not None  # noqa: S101 - for the type checker
-        return queue.when.holds(variables)[0]
-
-    def stage_done(self, flight: Flight) -> None:
-        """The flight's stage is done: on to the next."""
-        flight.step += 1
-        self._go_on(flight)
-
-    def stage_skipped(self, flight: Flight, reason: str) -> None:
-        """A handler said that the event is not for this route."""
-        if flight.closing:
-            self.stage_done(flight)
-            return
-        flight.route_outcome = Outcome.FILTERED
-        flight.route_error = None
-        if self._journal:
-            self._skipped[flight] = reason
-        flight.step = len(flight.chain)
-        self._go_on(flight)
-
-    def stage_dead(self, flight: Flight, dead: Dead, error: BaseException) -> None:
-        """A stage failed for good: the rest of its stages is passed by, ``finally`` is not."""
-        if flight.closing and flight.route_outcome is Outcome.DEAD and flight.dead:
-            flight.dead[-1].reason += f"; then {dead.stage}: {dead.reason}"  # a route has one dead letter
-        else:
-            flight.die(dead)
-        flight.route_outcome = Outcome.DEAD
-        self.stats.failed_with(f"{dead.stage}: {dead.reason}")
-        if flight.closing:
-            flight.step += 1
-        else:
-            flight.route_error = error
-            flight.step = len(flight.chain)
-        self._go_on(flight)
-
-    def _leave(self, flight: Flight, reason: str) -> None:
-        """End the flight's route: the next flight of its lane may begin, and so may its own next route."""
-        at = flight.at
-        lanes, key = flight.lanes[at], flight.keys[at]
-        outcome = flight.route_outcome
-        if SEVERITY[outcome] > SEVERITY[flight.outcome]:
-            flight.outcome = outcome
-        if self._journal:
-            flight.note(lanes.name, outcome, reason or self._skipped.pop(flight, ""))
-        at += 1
-        if at == len(flight.lanes):
-            self._finish(flight)
-        else:
-            flight.at = at
-            key_there = flight.keys[at]
-            if key_there is None or flight.lanes[at].is_head(flight, key_there):
-                self._begin(flight)
-        if key is None:
-            return
-        following = lanes.leave(key)
-        # The next one may still be in an earlier route; then it enters this one when it comes to it.
-        if following is not None and following.lanes[following.at] is lanes:
-            self._begin(following)
-
     def _finish(self, flight: Flight) -> None:
-        self.committer.add(flight)
+        if flight.again is None:
+            self.committer.add(flight)
+        else:
+            self._redriver.finish(flight)
 
     def _committed(self, flights: list[Flight]) -> None:
         if self._dedupe is not None:
             self._dedupe.let_go(flight.remember for flight in flights if flight.remember is not None)
-        self.jobs.committed(flights)
+        self.passage.jobs.committed(flights)
 
     # Ownership, pause and stop
 
     def own_until(self, moment: float) -> None:
         """The lease is known to be ours until this moment (of the monotonic clock)."""
-        self._owned_until = moment
+        self.passage.owned_until = moment
         for queue in self._queues.values():
             queue.resume()
-
-    def must_hold(self) -> bool:
-        """Whether the lease may have passed to another runner: then nothing new is started until it is renewed."""
-        return monotonic() > self._owned_until
 
     def _hold(self, cause: str, reason: str) -> None:
         self.stats.last_error = reason
         self.window.hold(cause, reason)
 
     async def drain(self) -> None:
-        """Return when nothing is left that can be done without waiting for a timer or a dependency."""
-        while any(queue.busy for queue in self._queues.values()) or self.committer.busy:  # noqa: ASYNC110 - at stop only
-            await asyncio.sleep(0.01)
+        """Bring what has begun to its end, and let nothing else begin.
+
+        Returns when nothing is left that can be done without waiting for a timer or a dependency.
+        """
+        left = Left()
+        self.passage.leave(left)
+        self._redriver.leave()
+        for queue in self._queues.values():
+            queue.leave(left)
+        while True:
+            while self._busy():  # noqa: ASYNC110 - at stop only
+                await asyncio.sleep(0.01)
+            freed = left.let_begin(in_the_way(self.window.open()))
+            if not freed and not self._busy():
+                return
+            for flight in freed:
+                self.passage.begin(flight)
+
+    def _busy(self) -> bool:
+        return any(queue.busy for queue in self._queues.values()) or self.committer.busy or self._redriver.busy
 
     async def close(self) -> None:
         """End all work at once; what is not committed will be delivered again."""
         await asyncio.gather(*(queue.close() for queue in self._queues.values()))
         await self.dependencies.close()  # after the queues: a cancelled try may still report an outage
+        await self._redriver.close()
         await self.committer.close()

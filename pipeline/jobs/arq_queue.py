@@ -30,7 +30,8 @@ _AT_ONCE: Final = 16
 _FIRST_WAIT: Final = 0.1
 _LONGEST_WAIT: Final = 5.0
 _LAST_WAIT: Final = 2.0
-_FAILURES: Final = (RedisError, OSError, TimeoutError)
+_FAILURES: Final = (RedisError, OSError, TimeoutError, RuntimeError)
+"""The last is what uvloop raises for writing to a connection that the other side has just closed."""
 _log = logging.getLogger("pipeline.jobs")
 
 ResultT = TypeVar("ResultT")
@@ -183,6 +184,8 @@ class ArqHints:
                 await self.probe()
             except (Unavailable, UserError) as error:
                 _log.debug("%s", error)
+            except Exception:  # noqa: BLE001 - whatever it is, the queue must not stay away for ever because of it
+                _log.exception("queue: whether Redis is back could not be found out; it is looked at again")
             else:
                 break
         _log.info("queue: Redis is back")

@@ -90,7 +90,7 @@ class Settlement(Protocol):
     def failed(self, job_id: str, error: str) -> None:
         """The job is over without success: its row goes, a run ``failed`` is kept."""
 
-    def again(self, job_id: str, *, after: float, error: str, counts: bool = True) -> None:
+    def again(self, job_id: str, *, after: float, error: str, counts: bool = True, quiet: bool = False) -> None:
         """Run the job again in `after` seconds; a run ``failed`` is kept.
 
         Args:
@@ -98,6 +98,7 @@ class Settlement(Protocol):
             after: Seconds to wait.
             error: Why.
             counts: Whether this adds to its `failures`; an outage of a dependency does not.
+            quiet: Whether no run is kept, as nothing was run.
         """
 
     def enqueue(self, job: NewJob) -> None:

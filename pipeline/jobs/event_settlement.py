@@ -7,20 +7,16 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy import and_, select
-from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlmodel import col
-
 from pipeline.errors import Unavailable
 from pipeline.events import Outcome
 from pipeline.handlers import Context
 from pipeline.jobs.contract import Job, Settlement, Work
 from pipeline.jobs.outbox import job_row
-from pipeline.jobs.stage_event import StageEvent, stage_event
+from pipeline.jobs.stage_event import StageEvent, stage_event, told_error
 from pipeline.jobs.verdicts import Again, Broken, Died, Passed, Verdict, died
+from pipeline.ledger.copies import Copies
 from pipeline.ledger.database import Database, DatabaseRefused
 from pipeline.ledger.seen import SeenIds
-from pipeline.ledger.tables import DeadLetter
 from pipeline.ledger.units import Dead, SourceKey, Unit
 from pipeline.ledger.writing import UNWRITABLE, Scope, UnitWriter, blames_data
 from pipeline.policies.backoff import backoff
@@ -39,10 +35,11 @@ class EventSettler:
         database: Where they are written.
         stage: The stage's name.
         pipeline: Its pipeline's.
+        copies: Copies dead letters to streams; None for no copies.
     """
 
-    def __init__(self, database: Database, stage: str, pipeline: str) -> None:
-        self._writer = UnitWriter(database, SeenIds(database))
+    def __init__(self, database: Database, stage: str, pipeline: str, copies: Copies | None = None) -> None:
+        self._writer = UnitWriter(database, SeenIds(database), copies)
         self._stage = stage
         self._pipeline = pipeline
 
@@ -106,8 +103,8 @@ class EventSettler:
         by_scope: dict[tuple[SourceKey, int], list[Passed | Died]] = {}
         for verdict in verdicts:
             match verdict:
-                case Again(job, after, error, counts):
-                    settlement.again(job.id, after=after, error=error, counts=counts)
+                case Again(job, after, error, counts, quiet):
+                    settlement.again(job.id, after=after, error=error, counts=counts, quiet=quiet)
                 case Broken(job, error):
                     _log.error("stage %s: the job %s failed: %s", self._stage, job.id, error)
                     settlement.failed(job.id, error)
@@ -129,7 +126,7 @@ class EventSettler:
         job_of: dict[int, str] = {}
         units: list[Unit] = []
         for verdict in verdicts:
-            unit = await self._unit(connection, scope, verdict)
+            unit = self._unit(scope, verdict)
             if unit is not None:
                 units.append(unit)
                 job_of[id(unit)] = verdict.job.id
@@ -144,35 +141,28 @@ class EventSettler:
             )
             settlement.failed(job_of[id(refused.unit)], reason)
 
-    async def _unit(self, connection: AsyncConnection, scope: Scope, verdict: Passed | Died) -> Unit | None:
+    def _unit(self, scope: Scope, verdict: Passed | Died) -> Unit | None:
         """What an event leaves behind; None for nothing. Its id is not remembered: the runner has done that."""
         event = verdict.event
         key = event.event.routing_key
         if isinstance(verdict, Died):
-            dead = Dead(
-                event.route, self._stage, verdict.kind, verdict.reason, verdict.attempts, verdict.first_at,
-                verdict.last_at,
-            )  # fmt: skip
-            dead.reason += await self._former(connection, scope, event)
-            return Unit(event.message, None, key, Outcome.DEAD, dead=(dead,))
+            return Unit(event.message, None, key, Outcome.DEAD, dead=(self._dead(event, verdict),))
         context = verdict.context
         rows = self._rows_of(context, scope) if context else ()
         if context is None or not (rows or context.statements):
             return None
-        return Unit(event.message, None, key, Outcome.HANDLED, rows, context.statements)
+        refused = self._dead(event, died(verdict.job, event, UNWRITABLE, ""))
+        return Unit(event.message, None, key, Outcome.HANDLED, rows, context.statements, as_dead=refused)
 
-    async def _former(self, connection: AsyncConnection, scope: Scope, event: StageEvent) -> str:
-        """What another stage of the route said of this message: a route has one dead letter, which tells of both."""
-        same = and_(
-            col(DeadLetter.group) == scope.key.group,
-            col(DeadLetter.stream) == scope.key.stream,
-            col(DeadLetter.incarnation) == scope.incarnation,
-            col(DeadLetter.offset) == event.message.offset,
-            col(DeadLetter.route) == event.route,
-            col(DeadLetter.stage) != self._stage,
-        )
-        found = (await connection.execute(select(col(DeadLetter.stage), col(DeadLetter.reason)).where(same))).first()
-        return "" if found is None else f"; before it, {found.stage}: {found.reason}"
+    def _dead(self, event: StageEvent, verdict: Died) -> Dead:
+        """The stage's own dead letter, beside that which the route may have left where the event came in."""
+        closing = None
+        if event.outcome is not None:
+            closing = {"outcome": event.outcome.value, "error": told_error(event.error)}
+        return Dead(
+            event.route, self._stage, verdict.kind, verdict.reason, verdict.attempts, verdict.first_at,
+            verdict.last_at, event.key, order_known=event.key is None, job=self._stage, closing=closing,
+        )  # fmt: skip
 
     def _rows_of(self, context: Context, scope: Scope) -> list[object]:
         return [*context.rows, *(job_row(job, scope.at, self._pipeline) for job in context.jobs)]

@@ -154,6 +154,11 @@ class JobService:
         """The queues whose jobs are run here, by name; those that turned up later included."""
         return tuple(sorted(self._served))
 
+    @property
+    def shared_queue(self) -> HintQueue | None:
+        """The queue, where it is not in this process."""
+        return self._queue if self._queue is not None and not self._queue.is_local else None
+
     async def depths(self) -> dict[str, int]:
         """How many hints each queue holds, by the queue's name. Raises `Unavailable` where Redis can't be reached."""
         found: dict[str, int] = {}

@@ -35,6 +35,7 @@ class _Again:
     after: float
     error: str
     counts: bool
+    quiet: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +79,9 @@ class OpenSettlement:
         """See `Settlement.failed`."""
         self._finish(job_id, clean_text(error))
 
-    def again(self, job_id: str, *, after: float, error: str, counts: bool = True) -> None:
+    def again(self, job_id: str, *, after: float, error: str, counts: bool = True, quiet: bool = False) -> None:
         """See `Settlement.again`."""
-        self._finish(job_id, _Again(after, clean_text(error), counts))
+        self._finish(job_id, _Again(after, clean_text(error), counts, quiet))
 
     def enqueue(self, job: NewJob) -> None:
         """See `Settlement.enqueue`; raises `ValueError` for a job without a stage."""
@@ -193,8 +194,10 @@ class Settler:
                 "error": end if isinstance(end, str) else end.error,
             }
             for job, end in failed
+            if isinstance(end, str) or not end.quiet
         ]  # fmt: skip
-        await connection.execute(self._keep_failed, runs)
+        if runs:
+            await connection.execute(self._keep_failed, runs)
         again = [
             {
                 "at_id": job.id, "due": now + timedelta(seconds=end.after), "why": end.error,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,7 +16,10 @@ from pipeline.handlers import Context
 from pipeline.jobs.contract import Job, NewJob
 from pipeline.ledger.clean import clean_json
 
-__all__ = ["PREFIX", "EarlierFailure", "StageEvent", "is_stage_event", "stage_event", "stage_job"]
+__all__ = [
+    "PREFIX", "EarlierFailure", "StageEvent", "is_stage_event", "restored_error", "stage_event", "stage_job",
+    "told_error",
+]  # fmt: skip
 
 PREFIX: Final = "stage:"
 """What the ids of such jobs begin with; the context's request id follows."""
@@ -87,7 +91,7 @@ def stage_job(
         "route": context.route,
         "key": key,
         "outcome": None if context.outcome is None else context.outcome.value,
-        "error": _told(context.error),
+        "error": told_error(context.error),
     }
     # Ids and headers may hold what no database takes, and must come back as they were; as JSON text they can.
     told = fields if clean_json(fields) == fields else {"encoded": json.dumps(fields)}
@@ -115,18 +119,20 @@ def stage_event(job: Job) -> StageEvent:
     outcome = None if fields["outcome"] is None else Outcome(fields["outcome"])
     return StageEvent(
         event, message, fields["incarnation"], fields["group"], fields["route"], fields["key"], outcome,
-        _restored(fields["error"]),
+        restored_error(fields["error"]),
     )  # fmt: skip
 
 
-def _told(error: BaseException | None) -> dict[str, str] | None:
+def told_error(error: BaseException | None) -> dict[str, str] | None:
+    """What ended a route's stages, as JSON values."""
     if error is None:
         return None
     told = {"class": type(error).__name__, "reason": str(error)}
     return told | {"kind": error.kind} if isinstance(error, Reject) else told
 
 
-def _restored(told: dict[str, str] | None) -> BaseException | None:
+def restored_error(told: Mapping[str, str] | None) -> BaseException | None:
+    """The inverse of `told_error`, as a ``finally`` stage sees it."""
     if told is None:
         return None
     if "kind" in told:

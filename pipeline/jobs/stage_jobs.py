@@ -14,6 +14,7 @@ from pipeline.jobs.event_tries import EventTries
 from pipeline.jobs.stage_event import is_stage_event
 from pipeline.jobs.verdicts import Verdict
 from pipeline.jobs.work import PartOfWork
+from pipeline.ledger.copies import Copies
 from pipeline.ledger.database import Database
 from pipeline.stages import Stage
 
@@ -30,13 +31,21 @@ class StageJobs:
         database: Where what its handler leaves is written.
         resources: The opened resources by name.
         pipeline: The pipeline's name.
+        copies: Copies dead letters to streams; None for no copies.
     """
 
-    def __init__(self, stage: Stage, database: Database, resources: Mapping[str, Any], pipeline: str) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        database: Database,
+        resources: Mapping[str, Any],
+        pipeline: str,
+        copies: Copies | None = None,
+    ) -> None:
         self._name = stage.name
         self._handler = stage.handler
         self._tries = EventTries(stage, resources)
-        self._settler = EventSettler(database, stage.name, pipeline)
+        self._settler = EventSettler(database, stage.name, pipeline, copies)
 
     async def run_jobs(self, work: Work) -> None:
         """Run claimed jobs of the stage."""

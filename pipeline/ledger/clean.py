@@ -11,6 +11,9 @@ __all__ = ["LONGEST_ID", "clean_id", "clean_json", "clean_text"]
 LONGEST_ID: Final = 300
 """Characters of an event id that are kept as they are: PostgreSQL refuses index entries of more than 2,704 bytes."""
 
+_DEEPEST: Final = 250
+"""How deep lists and maps are followed, deeper than any event may nest; those beneath are taken for empty ones."""
+
 
 def clean_text(text: str) -> str:
     r"""The text without what a text column can't hold: NUL becomes ``\u0000``, a lone surrogate ``\ud800``."""
@@ -31,7 +34,7 @@ def clean_id(event_id: str) -> str:
     return f"{cleaned[:LONGEST_ID]}#{digest}"
 
 
-def clean_json(value: Any) -> Any:
+def clean_json(value: Any, depth: int = 0) -> Any:
     """A JSON value of which every text is clean; what is no JSON becomes its text."""
     if isinstance(value, str):
         return clean_text(value)
@@ -39,8 +42,10 @@ def clean_json(value: Any) -> Any:
         return value
     if isinstance(value, int):
         return value if -(2**63) <= value < 2**64 else str(value)
+    depth += 1
     if type(value) is dict or isinstance(value, Mapping):  # the second question is the dearer one
-        return {clean_text(str(key)): clean_json(item) for key, item in value.items()}
+        value = value if depth <= _DEEPEST else {}
+        return {clean_text(str(key)): clean_json(item, depth) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [clean_json(item) for item in value]
+        return [clean_json(item, depth) for item in (value if depth <= _DEEPEST else ())]
     return clean_text(str(value))

@@ -1,42 +1,100 @@
-"""Dead letters, as people look at them."""
+"""Dead letters, as people look at them, and what people decide about them."""
 
 from __future__ import annotations
 
-from typing import Any
+import uuid
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, and_, false, func, insert, literal, or_, select, true, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from pipeline.errors import UserError
-from pipeline.ledger.clean import clean_id
+from pipeline.ledger.clean import clean_id, clean_text
+from pipeline.ledger.columns import UTCDateTime, json_type, utcnow
 from pipeline.ledger.database import Database
-from pipeline.ledger.tables import DeadLetter
+from pipeline.ledger.fingerprints import pattern
+from pipeline.ledger.tables import DeadLetter, OperatorAction
 
-__all__ = ["FILTERS", "DeadLetters"]
+__all__ = ["FILTERS", "Asked", "DeadLetters", "Group"]
 
-FILTERS = ("source", "group", "stream", "route", "stage", "kind", "event_id", "routing_key", "state")
-"""What dead letters can be chosen by: the names of `DeadLetter`'s fields."""
+FILTERS: Final = (
+    "source", "group", "stream", "route", "stage", "kind", "event_id", "routing_key", "state", "fingerprint", "ids",
+    "since", "until", "upto", "among",
+)  # fmt: skip
+"""What dead letters can be chosen by: the names of `DeadLetter`'s fields; ``ids``, of which it must be one; ``since``
+(included) and ``until`` (excluded), aware times between which they failed last; ``upto``, the greatest id; ``among``,
+pairs of group and stream, of which, or of whose replays, it must be one."""
+_REFUSALS: Final = 1_000
+"""How many refusals are told one by one."""
+_TABLE: Final[Any] = DeadLetter.__table__  # type: ignore[attr-defined]
+_ACTIONS: Final[Any] = OperatorAction.__table__  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Dead letters that failed in the same way, at the same place.
+
+    Attributes:
+        id: Ten hexadecimal digits: the dead letters' `fingerprint`.
+        source: The source; likewise the four after it.
+        reason: What their reasons have in common; ``…`` stands for names and numbers.
+        count: How many there are.
+        first_at: When the first of them was tried first.
+        last_at: When the last of them failed last.
+        example: The id of the newest.
+    """
+
+    id: str
+    source: str
+    stream: str
+    route: str
+    stage: str
+    kind: str
+    reason: str
+    count: int
+    first_at: datetime
+    last_at: datetime
+    example: int
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request, and whom it reached.
+
+    Attributes:
+        request: Its id, as `OperatorAction.request` has it; made up where nothing was to be changed.
+        count: How many dead letters it reached.
+        refused: Dead letters that were chosen and left as they are, and why; at most a thousand of them.
+        newest: The greatest id among those that it reached, where nothing was to be changed; 0 for none.
+    """
+
+    request: str
+    count: int
+    refused: dict[int, str]
+    newest: int = 0
 
 
 class DeadLetters:
-    """The table `dead_letters`, read. The ledger writes it, together with the progress.
+    """The table `dead_letters`. The ledger writes it, together with the progress; here it is read, and decided about.
 
-    Methods raise `Unavailable("database", …)` where the database can't be reached.
+    Methods raise `Unavailable("database", …)` where the database can't be reached, and `UserError` for a filter of an
+    unknown name. A filter that is None does not filter.
     """
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def list(self, limit: int = 50, *, before: int | None = None, **filters: str | None) -> list[DeadLetter]:
+    async def list(self, limit: int = 50, *, before: int | None = None, **filters: Any) -> list[DeadLetter]:
         """The newest dead letters first.
 
         Args:
             limit: How many at most.
             before: Only those with a smaller id: the last id of one page gives the next page.
-            filters: `FILTERS` → the value that the field must have; None does not filter.
-
-        Raises:
-            UserError: A filter has an unknown name.
+            filters: `FILTERS` → the value that the field must have.
         """
         statement = select(DeadLetter).where(*_conditions(filters)).order_by(col(DeadLetter.id).desc()).limit(limit)
         if before is not None:
@@ -48,16 +106,203 @@ class DeadLetters:
         found = await self._db.fetch(DeadLetter, select(DeadLetter).where(col(DeadLetter.id) == number))
         return found[0] if found else None
 
-    async def count(self, **filters: str | None) -> int:
+    async def count(self, **filters: Any) -> int:
         """How many there are; filters as for `list`."""
         counted = await self._db.fetch(int, select(func.count()).select_from(DeadLetter).where(*_conditions(filters)))
         return counted[0]
 
+    async def groups(self, limit: int = 50, **filters: Any) -> Sequence[Group]:
+        """Dead letters by failure, the biggest group first; filters as for `list`."""
+        columns = _TABLE.c
+        counted = (
+            select(
+                columns.fingerprint, func.count().label("number"), func.min(columns.first_at).label("first_at"),
+                func.max(columns.last_at).label("last_at"), func.max(columns.id).label("example"),
+            )
+            .where(*_conditions(filters))
+            .group_by(columns.fingerprint)
+            .order_by(func.count().desc(), columns.fingerprint)
+            .limit(limit)
+            .subquery()
+        )  # fmt: skip
+        told = (columns.source, columns.stream, columns.route, columns.stage, columns.kind, columns.reason)
+        statement = select(counted, *told).join(_TABLE, columns.id == counted.c.example)
+        async with self._db.read() as connection:
+            rows = (await connection.execute(statement.order_by(counted.c.number.desc(), counted.c.fingerprint))).all()
+        return [
+            Group(
+                row.fingerprint, row.source, row.stream, row.route, row.stage, row.kind, pattern(row.reason),
+                row.number, row.first_at, row.last_at, row.example,
+            )
+            for row in rows
+        ]  # fmt: skip
+
+    async def history(self, number: int) -> Sequence[OperatorAction]:
+        """What was done about a dead letter, and what came of it, in order."""
+        about = select(OperatorAction).where(col(OperatorAction.dead_letter) == number)
+        return await self._db.fetch(OperatorAction, about.order_by(col(OperatorAction.id)))
+
+    async def redrive(
+        self,
+        *,
+        by: str,
+        reason: str,
+        from_start: bool = False,
+        force: bool = False,
+        sources: Collection[tuple[str, str]] | None = None,
+        dry_run: bool = False,
+        **filters: Any,
+    ) -> Asked:
+        """Ask for open dead letters to be run again, by the runner that owns their source.
+
+        One that a later event of its key has overtaken is refused, and so is one of which that is not known: it could
+        undo what the later event did.
+
+        Args:
+            by: Who asks.
+            reason: Why.
+            from_start: Run them from their route's start, and not from the stage that failed.
+            force: Run those, too, that would be refused.
+            sources: Consumer group and stream of the sources that there are; others' are refused. None for all.
+            dry_run: Only say which it would be.
+            filters: As for `list`.
+        """
+        safe = [] if force else [_TABLE.c.overtaken_by.is_(None), _TABLE.c.order_known]
+        if sources is not None:
+            safe.append(or_(*(_of_source(*source) for source in sources)) if sources else ~true())
+        changes = {"state": "redriving", "from_start": from_start, "forced": force, "outcome": None}
+        details = {"from": "start" if from_start else "stage", **({"forced": True} if force else {})}
+        return await self._ask("redrive", by, reason, changes, details, safe, filters, dry_run)
+
+    async def discard(self, *, by: str, reason: str, dry_run: bool = False, **filters: Any) -> Asked:
+        """Set open dead letters aside for good; arguments as for `redrive`."""
+        return await self._ask("discard", by, reason, {"state": "discarded"}, {}, [], filters, dry_run)
+
+    async def outcomes(self, request: str) -> dict[str, int]:
+        """What has come of a request to redrive so far, as counts.
+
+        ``waiting`` have no outcome yet; ``handled``, ``filtered`` and ``dead`` (of a message that had reached no route:
+        a route has failed now) are redriven, ``failed`` are open again, ``refused`` were not run.
+        """
+        waiting = select(func.count()).where(_TABLE.c.request == request, _TABLE.c.state == "redriving")
+        ended = select(_ACTIONS.c.action, _ACTIONS.c.details).where(
+            _ACTIONS.c.request == request, _ACTIONS.c.action.in_(("redriven", "failed", "refused"))
+        )
+        async with self._db.read() as connection:
+            counts = {"waiting": (await connection.execute(waiting)).scalar_one()}
+            for action, details in await connection.execute(ended):
+                name = details["outcome"] if action == "redriven" else action
+                counts[name] = counts.get(name, 0) + 1
+        return counts
+
+    async def _ask(
+        self,
+        action: str,
+        by: str,
+        reason: str,
+        changes: dict[str, Any],
+        details: dict[str, Any],
+        safe: Iterable[ColumnElement[bool]],
+        filters: dict[str, Any],
+        dry_run: bool,
+    ) -> Asked:
+        request = uuid.uuid4().hex
+        chosen, may = [*_conditions(filters), _TABLE.c.state == "open"], and_(true(), *safe)
+        if dry_run:
+            async with self._db.read() as connection:
+                figures = select(func.count(), func.coalesce(func.max(_TABLE.c.id), 0)).where(*chosen, may)
+                count, newest = (await connection.execute(figures)).one()
+                refused = await _refused(connection, filters, or_(~may, _TABLE.c.state != "open"), changes)
+                return Asked(request, count, refused, newest)
+        if not self._db.exists():  # before the first run
+            return Asked(request, 0, {})
+        async with self._db.write() as connection:
+            change = update(_TABLE).where(*chosen, may).values(request=request, **changes)
+            count = (await connection.execute(change)).rowcount
+            await connection.execute(_note(request, action, by, reason, details))
+            refused = await _refused(connection, filters, _TABLE.c.request.is_distinct_from(request), changes)
+            return Asked(request, count, refused)
+
+
+def _note(request: str, action: str, by: str, reason: str, details: dict[str, Any]) -> Any:
+    """Keep what was done about each dead letter that a request has reached."""
+    values = {
+        "at": literal(utcnow(), UTCDateTime()), "actor": literal(clean_text(by)), "action": literal(action),
+        "dead_letter": _TABLE.c.id, "request": literal(request), "reason": literal(clean_text(reason)),
+        "details": literal(details, json_type()),
+    }  # fmt: skip
+    return insert(_ACTIONS).from_select(list(values), select(*values.values()).where(_TABLE.c.request == request))
+
+
+async def _refused(
+    connection: AsyncConnection, filters: dict[str, Any], unreached: ColumnElement[bool], changes: dict[str, Any]
+) -> dict[int, str]:
+    """Dead letters that were chosen and not reached: those that are open still, or that were named by their ids."""
+    columns, ids = _TABLE.c, filters.get("ids")
+    told = (
+        columns.id, columns.state, columns.overtaken_by, columns.order_known, columns.job, columns.route,
+        columns.consumer_group, columns.stream,
+    )  # fmt: skip
+    which = [*_conditions(filters), unreached, *([] if ids else [columns.state == "open"])]
+    rows = await connection.execute(select(*told).where(*which).order_by(columns.id).limit(_REFUSALS))
+    refused = {row.id: _refusal(row, changes) for row in rows}
+    if ids:
+        known = set((await connection.execute(select(columns.id).where(columns.id.in_(ids)))).scalars())
+        refused |= {number: "there is no such dead letter" for number in ids if number not in known}
+    return refused
+
+
+def _refusal(row: Any, changes: dict[str, Any]) -> str:
+    if row.state != "open":
+        return f"it is {row.state}, and not open"
+    forced = changes.get("forced", True)
+    if row.overtaken_by is not None and not forced:
+        return f"a later event of its key was handled after it: {row.overtaken_by}"
+    if not row.order_known and not forced:
+        why = (
+            "an asynchronous stage keeps no order" if row.job
+            else "it reached no route" if not row.route
+            else "nobody took note of that"
+        )  # fmt: skip
+        return f"a later event of its key may have been handled after it: {why}"
+    return f"no source reads the stream {row.stream!r} as the group {row.consumer_group!r}"
+
+
+def _of_source(group: str, stream: str) -> ColumnElement[bool]:
+    return and_(_TABLE.c.consumer_group == group, _TABLE.c.stream == stream)
+
+
+def _of_source_or_its_replays(group: str, stream: str) -> ColumnElement[bool]:
+    replays = _TABLE.c.consumer_group.startswith(f"{group}.replay.", autoescape=True)
+    return or_(_of_source(group, stream), and_(replays, _TABLE.c.stream == stream))
+
 
 def _conditions(filters: dict[str, Any]) -> list[ColumnElement[bool]]:
+    given = {name: value for name, value in filters.items() if value is not None}
     unknown = sorted(set(filters) - set(FILTERS))
     if unknown:
         raise UserError(f"dead letters can't be chosen by {unknown[0]!r}; known are {', '.join(FILTERS)}")
-    if filters.get("event_id") is not None:
-        filters["event_id"] = clean_id(filters["event_id"])
-    return [getattr(DeadLetter, name) == value for name, value in filters.items() if value is not None]
+    return [_condition(name, value) for name, value in given.items()]
+
+
+def _condition(name: str, value: Any) -> ColumnElement[bool]:
+    column: Any = getattr(
+        DeadLetter, {"ids": "id", "upto": "id", "among": "id", "since": "last_at", "until": "last_at"}.get(name, name)
+    )
+    condition: ColumnElement[bool]
+    match name:
+        case "ids":
+            condition = column.in_(value)
+        case "upto":
+            condition = column <= value
+        case "among":
+            condition = or_(false(), *(_of_source_or_its_replays(*source) for source in value))
+        case "since":
+            condition = column >= value
+        case "until":
+            condition = column < value
+        case "event_id":
+            condition = column == clean_id(value)
+        case _:
+            condition = column == value
+    return condition

@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, delete, func, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import col
 
+from pipeline.ledger.clean import clean_json
 from pipeline.ledger.columns import UTCDateTime, utcnow
 from pipeline.ledger.database import Database
 from pipeline.ledger.tables import Instance
@@ -29,6 +30,7 @@ class Instances:
         """Write the process's row anew, with the time now as its `beat_at`."""
         kind: Any = postgresql.insert if self._db.dialect == "postgresql" else sqlite.insert
         values = instance.model_dump() | {"beat_at": self._now()}
+        values |= {name: clean_json(values[name]) for name in ("stats", "sources")}  # errors may quote an event's text
         statement = kind(Instance).values(values)
         changed = {name: statement.excluded[name] for name in values if name != "id"}
         async with self._db.write() as connection:

@@ -9,16 +9,18 @@ from datetime import datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, RowMapping, Update, and_, bindparam, or_, select, update
+from sqlalchemy import RowMapping, Update, bindparam, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
-from pipeline.errors import Fenced
 from pipeline.events import Outcome
 from pipeline.ledger.columns import utcnow
+from pipeline.ledger.copies import Copies
 from pipeline.ledger.database import Database
+from pipeline.ledger.fencing import fenced, held, row_of
 from pipeline.ledger.lease import Lease, Standing
+from pipeline.ledger.redriving import Redrives, overtake
 from pipeline.ledger.seen import SeenIds
 from pipeline.ledger.tables import ProgressRow
 from pipeline.ledger.units import Commit, Progress, SourceKey, Unwritable
@@ -34,11 +36,13 @@ class Ledger:
     refuses the login.
     """
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, copies: Copies | None = None) -> None:
+        """A ledger on this database; `copies` are left of dead letters, where given."""
         self._db = db
         self._seen = SeenIds(db)
-        self._writer = UnitWriter(db, self._seen)
+        self._writer = UnitWriter(db, self._seen, copies)
         self._move = _move_statement()
+        self.redrives = Redrives(db, self._writer)
 
     # --- the lease
 
@@ -52,14 +56,14 @@ class Ledger:
         free = or_(col(ProgressRow.owner).is_(None), col(ProgressRow.owner) == owner)
         if seen is not None:
             free = or_(free, (col(ProgressRow.epoch) == seen.epoch) & (col(ProgressRow.beat) == seen.beat))
-        take = update(ProgressRow).where(_at(key), free)
+        take = update(ProgressRow).where(row_of(key), free)
         take = take.values(
             owner=owner, epoch=ProgressRow.epoch + 1, beat=ProgressRow.beat + 1, source=key.source, updated_at=utcnow()
         )
         async with self._db.write() as connection:
             await connection.execute(self._create(key))
             taken = await connection.execute(take)
-            row = (await connection.execute(select(ProgressRow).where(_at(key)))).mappings().one()
+            row = (await connection.execute(select(ProgressRow).where(row_of(key)))).mappings().one()
         if taken.rowcount == 0:
             return Standing(row["owner"] or "", row["epoch"], row["beat"])
         progress = _progress_of(row)
@@ -69,9 +73,9 @@ class Ledger:
         """Show that the holder lives. Each commit does so too. Raises `Fenced` where another runner has taken over."""
         began = time.monotonic()
         async with self._db.write() as connection:
-            beat = update(ProgressRow).where(_held(lease)).values(beat=ProgressRow.beat + 1, updated_at=utcnow())
+            beat = update(ProgressRow).where(held(lease)).values(beat=ProgressRow.beat + 1, updated_at=utcnow())
             if (await connection.execute(beat)).rowcount == 0:
-                raise _fenced(lease)
+                raise fenced(lease)
         lease.renewed_at = began
 
     async def release(self, lease: Lease) -> None:
@@ -79,7 +83,7 @@ class Ledger:
         async with self._db.write() as connection:
             await connection.execute(
                 update(ProgressRow)
-                .where(_held(lease))
+                .where(held(lease))
                 .values(owner=None, beat=ProgressRow.beat + 1, updated_at=utcnow())
             )
 
@@ -90,14 +94,14 @@ class Ledger:
             Fenced: Another runner has taken over.
         """
         began, following = time.monotonic(), lease.incarnation + 1
-        reset = update(ProgressRow).where(_held(lease), col(ProgressRow.incarnation) <= following)
+        reset = update(ProgressRow).where(held(lease), col(ProgressRow.incarnation) <= following)
         reset = reset.values(
             incarnation=following, prefix=-1, chunk_timestamp=None, ahead="[]", token=f"incarnation {following}",
             beat=ProgressRow.beat + 1, updated_at=utcnow(),
         )  # fmt: skip
         async with self._db.write() as connection:
             if (await connection.execute(reset)).rowcount == 0:
-                raise _fenced(lease)
+                raise fenced(lease)
         lease.incarnation, lease.progress, lease.started, lease.renewed_at = following, Progress(), True, began
 
     # --- the commit
@@ -129,9 +133,12 @@ class Ledger:
 
     async def _commit_all(self, lease: Lease, commit: Commit, scope: Scope) -> None:
         async with self._db.write() as connection:
-            if await self._moved(connection, lease, commit, scope.at) and commit.units:
+            if not await self._moved(connection, lease, commit, scope.at):
+                return
+            if commit.units:
                 commit.unwritable.clear()
                 await self._writer.write(connection, scope, commit.units)
+            await overtake(connection, lease.key, commit.overtakings)
 
     async def _commit_writable(self, lease: Lease, commit: Commit, scope: Scope) -> None:
         """The same in a new transaction, by halves: the first one was lost with the unit that it broke on."""
@@ -139,6 +146,7 @@ class Ledger:
             if not await self._moved(connection, lease, commit, scope.at):
                 return
             commit.unwritable[:] = await self._writer.isolate(connection, scope, commit.units)
+            await overtake(connection, lease.key, commit.overtakings)
             if any(refused.unit.outcome is not Outcome.DEAD for refused in commit.unwritable):
                 await connection.execute(_recount(lease, commit.unwritable))
 
@@ -146,10 +154,10 @@ class Ledger:
         """Move the progress; False where this very commit has been written already. Locks the row till the end."""
         if (await connection.execute(self._move, _move_parameters(lease, commit, at))).rowcount == 1:
             return True
-        stored = select(col(ProgressRow.epoch), col(ProgressRow.token)).where(_at(lease.key))
+        stored = select(col(ProgressRow.epoch), col(ProgressRow.token)).where(row_of(lease.key))
         row = (await connection.execute(stored)).one_or_none()
         if row is None or row.epoch != lease.epoch:
-            raise _fenced(lease)
+            raise fenced(lease)
         return False
 
     # --- dedupe, and what people look at
@@ -172,18 +180,6 @@ class Ledger:
         kind: Any = postgresql.insert if self._db.dialect == "postgresql" else sqlite.insert
         values = {"consumer_group": key.group, "stream": key.stream, "source": key.source, "updated_at": utcnow()}
         return kind(ProgressRow).values(values).on_conflict_do_nothing()
-
-
-def _at(key: SourceKey) -> ColumnElement[bool]:
-    return and_(col(ProgressRow.group) == key.group, col(ProgressRow.stream) == key.stream)
-
-
-def _held(lease: Lease) -> ColumnElement[bool]:
-    return and_(_at(lease.key), col(ProgressRow.epoch) == lease.epoch)
-
-
-def _fenced(lease: Lease) -> Fenced:
-    return Fenced(f"another runner has taken over {lease.key.stream} for the group {lease.key.group}")
 
 
 def _progress_of(row: RowMapping) -> Progress:
@@ -237,7 +233,7 @@ def _recount(lease: Lease, unwritable: Sequence[Unwritable]) -> Update:
     changes[Outcome.DEAD.value] += former.total()
     return (
         update(ProgressRow)
-        .where(_held(lease))
+        .where(held(lease))
         .values(
             {
                 getattr(ProgressRow, name): getattr(ProgressRow, name) + change

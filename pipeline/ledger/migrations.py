@@ -52,9 +52,10 @@ class Branch:
 def core_branch() -> Branch:
     """The ledger's own tables."""
     from pipeline.ledger.job_tables import JOB_TABLES
+    from pipeline.ledger.replay_table import REPLAY_TABLES
     from pipeline.ledger.tables import TABLES
 
-    return Branch("core", Path(__file__).parent / "versions", (*TABLES, *JOB_TABLES))
+    return Branch("core", Path(__file__).parent / "versions", (*TABLES, *JOB_TABLES, *REPLAY_TABLES))
 
 
 async def migrate(db: Database, branches: Sequence[Branch] = ()) -> list[str]:

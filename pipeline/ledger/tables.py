@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
-from sqlalchemy import BigInteger, Index, LargeBinary, MetaData, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Index, LargeBinary, MetaData, Text, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 from pipeline.ledger.columns import NAMING, big_id, json_type, utcnow
 
-__all__ = ["TABLES", "DeadLetter", "Instance", "OutcomeRow", "ProgressRow", "SeenEvent"]
+__all__ = ["TABLES", "DeadLetter", "Instance", "OperatorAction", "OutcomeRow", "ProgressRow", "SeenEvent"]
+
+WAITING: Final = "state IN ('open', 'redriving') AND order_known AND overtaken_by IS NULL AND ordering_key IS NOT NULL"
+"""Dead letters that a later event of their key may overtake. As text: a partial index serves no bound values."""
 
 
 class LedgerModel(SQLModel):
@@ -74,17 +77,36 @@ class DeadLetter(LedgerModel, table=True):
         route: The route that failed; empty where the message reached none.
         stage: The stage that failed; empty where the message reached none.
         kind: A short word for grouping.
-        attempts: How often the stage was tried.
+        attempts: How often the stage was tried, in all runs.
         body: The message's bytes exactly; the raw frame where it could not be decoded.
-        state: ``open``, until someone deals with it.
+        state: ``open``, until someone deals with it: then ``redriving``, and ``redriven`` when that has succeeded; or
+            ``discarded``.
+        original: What id, headers and the like were before they were cleaned, as JSON; None where they are the same.
+        key: The event's ordering key on the route, cleaned; None where it has none, or it is not known.
+        order_known: Whether `overtaken_by` tells of every later event of the key.
+        overtaken_by: The id of the first later event of the key that was handled on the route in the meantime.
+        job: The asynchronous stage whose job failed; empty where the message failed in its source.
+        closing: What a failed ``finally`` stage was told: ``outcome`` and ``error``.
+        fingerprint: The same for all that failed in the same way; the group's id.
+        redrives: How often it was run again.
+        request: The last request to run it again, or to discard it.
+        from_start: Whether it is to be run from the route's start, and not from the stage that failed.
+        forced: Whether it is to be run although a later event of its key was handled.
+        outcome: What came of it when it was redriven: ``handled`` or ``filtered``.
     """
 
     __tablename__ = "dead_letters"
     __table_args__ = (
         UniqueConstraint(
-            "consumer_group", "stream", "incarnation", "message_offset", "route", name="uq_dead_letters_message"
+            "consumer_group", "stream", "incarnation", "message_offset", "route", "job", name="uq_dead_letters_message"
         ),
-    )
+        Index("ix_dead_letters_fingerprint", "fingerprint"),
+        Index("ix_dead_letters_request", "request"),
+        Index("ix_dead_letters_redriving", "consumer_group", "stream", "incarnation", "message_offset",
+              sqlite_where=text("state = 'redriving'"), postgresql_where=text("state = 'redriving'")),
+        Index("ix_dead_letters_waiting", "consumer_group", "stream", "route", "ordering_key",
+              sqlite_where=text(WAITING), postgresql_where=text(WAITING)),
+    )  # fmt: skip
 
     id: int | None = Field(default=None, primary_key=True, sa_type=big_id())
     source: str = _text()
@@ -107,6 +129,47 @@ class DeadLetter(LedgerModel, table=True):
     last_at: datetime
     state: str = _text(default="open")
     created_at: datetime = Field(default_factory=utcnow)
+    original: str | None = _text(default=None)
+    key: str | None = _text(default=None, sa_column_kwargs={"name": "ordering_key"})
+    order_known: bool = False
+    overtaken_by: str | None = _text(default=None)
+    job: str = _text(default="")
+    closing: dict[str, Any] | None = Field(default=None, sa_type=json_type())
+    fingerprint: str = _text(default="")
+    redrives: int = 0
+    request: str | None = _text(default=None)
+    from_start: bool = False
+    forced: bool = False
+    outcome: str | None = _text(default=None)
+
+
+class OperatorAction(LedgerModel, table=True):
+    """What somebody did by a command, and what came of it; kept for good.
+
+    Attributes:
+        at: When.
+        actor: Who: a person's name; for what came of it, the runner.
+        action: What: ``redrive`` or ``discard``; and what came of a redrive: ``redriven``, ``failed`` or ``refused``.
+        dead_letter: The dead letter's id; None where it is about something else.
+        request: The same for all that was asked for at once.
+        reason: Why.
+        details: More of it, as JSON.
+    """
+
+    __tablename__ = "operator_actions"
+    __table_args__ = (
+        Index("ix_operator_actions_dead_letter", "dead_letter"),
+        Index("ix_operator_actions_request", "request"),
+    )
+
+    id: int | None = Field(default=None, primary_key=True, sa_type=big_id())
+    at: datetime = Field(default_factory=utcnow)
+    actor: str = _text()
+    action: str = _text()
+    dead_letter: int | None = Field(default=None, sa_type=BigInteger)
+    request: str | None = _text(default=None)
+    reason: str = _text(default="")
+    details: dict[str, Any] = Field(default_factory=dict, sa_type=json_type())
 
 
 class SeenEvent(LedgerModel, table=True):
@@ -164,5 +227,5 @@ class Instance(LedgerModel, table=True):
     sources: dict[str, Any] = Field(default_factory=dict, sa_type=json_type())
 
 
-TABLES: tuple[type[SQLModel], ...] = (ProgressRow, DeadLetter, SeenEvent, OutcomeRow, Instance)
+TABLES: tuple[type[SQLModel], ...] = (ProgressRow, DeadLetter, SeenEvent, OutcomeRow, Instance, OperatorAction)
 """All of them, for the core's migrations."""

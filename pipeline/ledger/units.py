@@ -6,12 +6,15 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from pipeline.connectors import Message
 from pipeline.events import Outcome
 
-__all__ = ["Commit", "Dead", "JournalEntry", "Progress", "Range", "Row", "SourceKey", "Unit", "Unwritable"]
+__all__ = [
+    "Commit", "Dead", "JournalEntry", "Overtaking", "Progress", "Range", "Redriven", "Routed", "Row", "Scope",
+    "SourceKey", "Unit", "Unwritable",
+]  # fmt: skip
 
 Range = tuple[int, int]
 """First and last offset of messages that are finished; offsets between them that were never delivered count as such."""
@@ -62,6 +65,12 @@ class Dead:
         attempts: How often the stage was tried; 0 where none was.
         first_at: When it was tried first.
         last_at: When it was tried last.
+        key: The event's ordering key on the route; None where it has none, or it is not known.
+        order_known: Whether the source takes note of later events of the key that are handled, so that a redrive can
+            tell whether it would come too late.
+        overtaken_by: The id of a later event of the key that was handled before this is written.
+        job: The asynchronous stage whose job failed; empty where the message failed in its source.
+        closing: What a failed ``finally`` stage was told: ``outcome`` and ``error``; None for all other stages.
     """
 
     route: str
@@ -71,6 +80,11 @@ class Dead:
     attempts: int
     first_at: datetime
     last_at: datetime
+    key: str | None = None
+    order_known: bool = False
+    overtaken_by: str | None = None
+    job: str = ""
+    closing: Mapping[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -80,6 +94,14 @@ class JournalEntry:
     route: str
     outcome: Outcome
     reason: str = ""
+
+
+class Routed(Protocol):
+    """A route that a message took."""
+
+    @property
+    def name(self) -> str:
+        """The route's name."""
 
 
 @dataclass(slots=True)
@@ -95,6 +117,9 @@ class Unit:
         statements: SQL statements that handlers left.
         dead: One for each route that failed for good.
         journal: One for each route, where the source keeps a journal.
+        routes: The routes that the message took, for the dead letters that stand for rows which can't be written.
+        keys: Its ordering key on each of them.
+        as_dead: That dead letter, but for its kind and reason, where there is no choice of routes.
     """
 
     message: Message
@@ -105,6 +130,28 @@ class Unit:
     statements: Sequence[Any] = ()
     dead: Sequence[Dead] = ()
     journal: Sequence[JournalEntry] = ()
+    routes: Sequence[Routed] = ()
+    keys: Sequence[str | None] = ()
+    as_dead: Dead | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What all units of one commit share.
+
+    Attributes:
+        key: Whose progress it is.
+        incarnation: The stream's.
+        at: When the commit began.
+    """
+
+    key: SourceKey
+    incarnation: int
+    at: datetime
+
+    def event_id(self, unit: Unit) -> str:
+        """The id that the unit's message goes by; built from its place where it has none."""
+        return unit.event_id or unit.message.id or f"{self.key.stream}/{self.incarnation}/{unit.message.offset}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +160,7 @@ class Unwritable:
 
     Attributes:
         unit: The unit as it was handed in; its outcome is what it would have been.
-        dead: The dead letter that was written, of kind ``unwritable``.
+        dead: The dead letter that was written, of kind ``unwritable``; the first, where there is one for each route.
     """
 
     unit: Unit
@@ -135,6 +182,51 @@ class Progress:
     ahead: tuple[Range, ...] = ()
 
 
+class Overtaking(NamedTuple):
+    """An event that was handled while an earlier one of its key is a dead letter of the same route.
+
+    Attributes:
+        route: The route's name.
+        key: The ordering key.
+        incarnation: The stream's.
+        offset: Where the event lies.
+        event_id: Its id.
+    """
+
+    route: str
+    key: str
+    incarnation: int
+    offset: int
+    event_id: str
+
+
+@dataclass(slots=True)
+class Redriven:
+    """What became of a dead letter that was to be run again.
+
+    Attributes:
+        letter: The dead letter's id.
+        redrives: How often it had been run again before; a result that is written twice is told by it.
+        route: The route that the dead letter is about.
+        incarnation: The stream's when the message was read.
+        outcome: What came of it; None where it was refused, and nothing was run.
+        reason: Why it was refused or filtered.
+        dead: Why it is dead again.
+        unit: What it leaves to be written; None for nothing.
+        overtakings: The earlier events that it has overtaken.
+    """
+
+    letter: int
+    redrives: int
+    route: str
+    incarnation: int
+    outcome: Outcome | None
+    reason: str = ""
+    dead: Dead | None = None
+    unit: Unit | None = None
+    overtakings: Sequence[Overtaking] = ()
+
+
 @dataclass(slots=True)
 class Commit:
     """One transaction.
@@ -143,6 +235,7 @@ class Commit:
         progress: The source's progress once this is committed.
         counts: Finished messages by outcome, `units` included.
         units: The messages that leave something to write; those that leave nothing are only counted.
+        overtakings: Dead letters of earlier events that these messages have overtaken.
         token: Identifies this commit in the database, so that one whose answer was lost is never written twice.
         unwritable: Set by the ledger: the units that its last try found impossible to write.
     """
@@ -150,5 +243,6 @@ class Commit:
     progress: Progress
     counts: Mapping[Outcome, int]
     units: list[Unit] = field(default_factory=list)
+    overtakings: Sequence[Overtaking] = ()
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
     unwritable: list[Unwritable] = field(default_factory=list, init=False, repr=False)

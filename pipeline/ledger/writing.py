@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import replace
 from typing import Any, Final
 
 from sqlalchemy import insert, text
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, CompileError, NoReferenceError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pipeline.events import Outcome
-from pipeline.ledger.clean import clean_id, clean_json, clean_text
+from pipeline.ledger.clean import clean_id, clean_text
+from pipeline.ledger.copies import Copies
 from pipeline.ledger.database import Database
 from pipeline.ledger.faults import Fault, fault_of, reason_of
+from pipeline.ledger.letters import letter_rows, upsert_letters
 from pipeline.ledger.rows import RowWriter
 from pipeline.ledger.seen import SeenIds
-from pipeline.ledger.tables import DeadLetter, OutcomeRow
-from pipeline.ledger.units import Dead, JournalEntry, SourceKey, Unit, Unwritable
+from pipeline.ledger.tables import OutcomeRow
+from pipeline.ledger.units import Dead, JournalEntry, Scope, Unit, Unwritable
 
 __all__ = ["UNWRITABLE", "Scope", "UnitWriter", "blames_data"]
 
@@ -33,25 +33,6 @@ _DATA_ERRORS: Final = (
 """What drivers and SQLAlchemy raise for a value, a row or a statement that never reaches the database."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """What all units of one commit share.
-
-    Attributes:
-        key: Whose progress it is.
-        incarnation: The stream's.
-        at: When the commit began.
-    """
-
-    key: SourceKey
-    incarnation: int
-    at: datetime
-
-    def event_id(self, unit: Unit) -> str:
-        """The id that the unit's message goes by; built from its place where it has none."""
-        return unit.event_id or unit.message.id or f"{self.key.stream}/{self.incarnation}/{unit.message.offset}"
-
-
 def blames_data(error: Exception) -> bool:
     """True where a unit's own rows or statements are at fault, and no other try will mend it."""
     fault = fault_of(error)
@@ -59,20 +40,29 @@ def blames_data(error: Exception) -> bool:
 
 
 class UnitWriter:
-    """Writes units within a transaction; finds those that can't be written, and a dead letter for each of them."""
+    """Writes units within a transaction; finds those that can't be written, and leaves dead letters for them.
 
-    def __init__(self, db: Database, seen: SeenIds) -> None:
+    Args:
+        db: The database.
+        seen: Remembers ids.
+        copies: Copies dead letters to streams; None for no copies.
+    """
+
+    def __init__(self, db: Database, seen: SeenIds, copies: Copies | None = None) -> None:
         self._db = db
         self._seen = seen
         self._rows = RowWriter(db.dialect)
-        self._dead_letters = _upsert_dead_letters(db.dialect)
+        self._copies = copies
+        self._letters = upsert_letters(db.dialect)
         self._journal = insert(OutcomeRow)
 
     async def write(self, connection: AsyncConnection, scope: Scope, units: Sequence[Unit]) -> None:
         """Write all of it, in bulk. An error that `blames_data` means that one of the units can't be written."""
         await self._rows.write(connection, units)
-        if dead := [row for unit in units for row in _dead_letters(scope, unit)]:
-            await connection.execute(self._dead_letters, dead)
+        if dead := [row for unit in units for row in letter_rows(scope, unit)]:
+            await connection.execute(self._letters, dead)
+            if self._copies is not None:
+                await self._copies.leave(connection, dead)
         await self._seen.remember(connection, scope.key.group, _ids(units), scope.at)
         if journal := [row for unit in units for row in _journal_rows(scope, unit)]:
             await connection.execute(self._journal, journal)
@@ -96,11 +86,11 @@ class UnitWriter:
 
     async def _bury(self, connection: AsyncConnection, scope: Scope, unit: Unit, error: Exception) -> Unwritable:
         reason = f"the database refused what the stages left: {reason_of(error)}"
-        dead = Dead("", "", UNWRITABLE, reason, 0, scope.at, scope.at)
+        letters = _unwritable(scope, unit, reason)
         journal = [_undone(entry, reason) for entry in unit.journal]
-        rest = replace(unit, outcome=Outcome.DEAD, rows=(), statements=(), dead=(*unit.dead, dead), journal=journal)
+        rest = replace(unit, outcome=Outcome.DEAD, rows=(), statements=(), dead=(*unit.dead, *letters), journal=journal)
         await self.write(connection, scope, [rest])
-        return Unwritable(unit, dead)
+        return Unwritable(unit, letters[0])
 
     async def _check_deferred(self, connection: AsyncConnection) -> None:
         """Check deferred constraints now: at the commit it could no longer be told which unit breaks them."""
@@ -109,43 +99,29 @@ class UnitWriter:
             await connection.execute(text("SET CONSTRAINTS ALL DEFERRED"))
 
 
+def _unwritable(scope: Scope, unit: Unit, reason: str) -> list[Dead]:
+    """A dead letter for each route of a unit whose rows are refused: which route's they were is not known.
+
+    Routes that have one already need no other; where all have, one stands for the message.
+    """
+    if unit.as_dead is not None:
+        return [replace(unit.as_dead, kind=UNWRITABLE, reason=reason)]
+    failed = {dead.route for dead in unit.dead}
+    routes = [(route.name, key) for route, key in zip(unit.routes, unit.keys, strict=True) if route.name not in failed]
+    if not routes:
+        return [Dead("", "", UNWRITABLE, reason, 0, scope.at, scope.at)]
+    return [
+        Dead(name, "", UNWRITABLE, reason, 0, scope.at, scope.at, key=key, order_known=key is None)
+        for name, key in routes
+    ]
+
+
 def _undone(entry: JournalEntry, reason: str) -> JournalEntry:
     return JournalEntry(entry.route, Outcome.DEAD, reason) if entry.outcome is Outcome.HANDLED else entry
 
 
 def _ids(units: Iterable[Unit]) -> Iterator[str]:
     return (unit.event_id for unit in units if unit.event_id is not None)
-
-
-def _dead_letters(scope: Scope, unit: Unit) -> Iterator[dict[str, Any]]:
-    if not unit.dead:
-        return
-    message = unit.message
-    shared = {
-        "source": scope.key.source,
-        "consumer_group": scope.key.group,
-        "stream": scope.key.stream,
-        "incarnation": scope.incarnation,
-        "message_offset": message.offset,
-        "message_timestamp": message.timestamp,
-        "event_id": clean_id(scope.event_id(unit)),
-        "routing_key": None if unit.routing_key is None else clean_text(unit.routing_key),
-        "body": bytes(message.body),
-        "headers": clean_json(message.headers),
-        "content_type": None if message.content_type is None else clean_text(message.content_type),
-        "state": "open",
-        "created_at": scope.at,
-    }
-    for dead in unit.dead:
-        yield shared | {
-            "route": dead.route,
-            "stage": dead.stage,
-            "kind": clean_text(dead.kind),
-            "reason": clean_text(dead.reason),
-            "attempts": dead.attempts,
-            "first_at": dead.first_at,
-            "last_at": dead.last_at,
-        }
 
 
 def _journal_rows(scope: Scope, unit: Unit) -> Iterator[dict[str, Any]]:
@@ -162,15 +138,3 @@ def _journal_rows(scope: Scope, unit: Unit) -> Iterator[dict[str, Any]]:
             "reason": clean_text(entry.reason),
             "at": scope.at,
         }
-
-
-def _upsert_dead_letters(dialect: str) -> Any:
-    """A message that is read and fails again replaces its dead letter."""
-    statement: Any = (postgresql.insert if dialect == "postgresql" else sqlite.insert)(DeadLetter)
-    key = ("consumer_group", "stream", "incarnation", "message_offset", "route")
-    replaced = {
-        column.name: statement.excluded[column.name]
-        for column in DeadLetter.__table__.columns  # type: ignore[attr-defined]
-        if not column.primary_key and column.name not in key
-    }
-    return statement.on_conflict_do_update(index_elements=key, set_=replaced)

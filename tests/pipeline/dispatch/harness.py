@@ -133,7 +133,7 @@ async def bench(
         "s", table, Router(routes), {one.name: one for one in stages}, resources or {}, ledger, lease, stats,
         ended.append, on_jobs=on_jobs, pipeline="p",
     )  # fmt: skip
-    made.committer.start()
+    made.start()
     result = Bench(made, ledger, database, lease, stats)
     result.ended = ended
     try:

@@ -498,10 +498,13 @@ async def test_drain_waits_for_what_is_in_flight_but_not_for_a_retry_far_ahead(t
     async def handle(event: Event[Any], context: Context) -> None:
         if event.offset == 1:
             raise RuntimeError("later")
+        begun.set()
         await asyncio.sleep(0.05)
 
+    begun = asyncio.Event()
     async with bench(tmp_path, [stage("x", handle, slow)]) as pipe:
         await pipe.feed(message(1), message(2))
+        await begun.wait()
         await asyncio.wait_for(pipe.source.drain(), 5)
         assert pipe.stats.processed == 1
         assert pipe.lease.progress.ahead == ((2, 2),)

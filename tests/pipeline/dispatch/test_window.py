@@ -109,19 +109,31 @@ async def test_a_full_window_pauses_admission_until_a_commit() -> None:
     assert "2 messages are in flight" in window.paused["window"]
     window.progress(flights[:1])
     assert not await is_open(window)
-    window.committed(1)
+    window.committed(flights[:1])
     assert await is_open(window)
+
+
+async def test_heavy_messages_pause_admission_before_there_are_many() -> None:
+    window = Window(Progress(), 100, 100, limit_bytes=10)
+    flights = admit(window, 0, 1, 2, 3)
+    assert await is_open(window), "2 bytes each"
+    flights += admit(window, 4)
+    assert not await is_open(window)
+    assert window.paused == {"window": "5 messages are in flight, with 10 bytes"}
+    window.committed(flights[:1])
+    assert await is_open(window)
+    assert window.paused == {}
 
 
 async def test_too_many_finished_beyond_a_stuck_one_pause_admission_until_it_finishes() -> None:
     window = make(max_ahead=3)
     flights = admit(window, 0, 1, 2, 3)
     window.progress(flights[1:])
-    window.committed(3)
+    window.committed(flights[1:])
     assert not await is_open(window)
     assert "3 messages are finished beyond one that is not" in window.paused["max_ahead"]
     window.progress(flights[:1])
-    window.committed(1)
+    window.committed(flights[:1])
     assert await is_open(window)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,6 +32,18 @@ def test_two_ids_never_become_one(one: str, other: str) -> None:
 
 def test_an_id_never_outgrows_an_index_entry() -> None:
     assert len(clean_id("\U0001f600" * 100_000).encode()) < 2_000
+
+
+def test_what_nests_deeper_than_any_event_may_is_cut_off() -> None:
+    value: Any = "bottom"
+    for _ in range(100_000):
+        value = [{"a": value}]
+    cleaned, depth = clean_json(value), 0
+    while cleaned:
+        cleaned, depth = cleaned[0] if isinstance(cleaned, list) else cleaned["a"], depth + 1
+    assert depth == 250
+    while isinstance(value, list):  # Python would take it apart by recursion
+        value = value[0].pop("a")
 
 
 def test_json_is_clean_to_its_depth() -> None:

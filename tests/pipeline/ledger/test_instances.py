@@ -39,6 +39,13 @@ async def test_a_beat_is_seen_with_its_figures(db: Database) -> None:
     assert abs(seen.beat_at - utcnow()) < timedelta(seconds=5)
 
 
+async def test_an_error_that_quotes_what_no_database_takes_does_not_stop_the_beat(db: Database) -> None:
+    await Instances(db).beat(instance(1, stats={"last_error": "no \0 such \ud800"}))
+
+    (seen,) = await Instances(db).alive()
+    assert seen.stats == {"last_error": r"no \u0000 such \ud800"}
+
+
 async def test_a_later_beat_replaces_the_earlier_one(db: Database) -> None:
     instances = Instances(db)
     await instances.beat(instance(1))

@@ -30,7 +30,7 @@ down_revision = {down!r}
 def upgrade():
     {upgrade}
 """
-CORE = ["core 0001", "core 0002"]
+CORE = ["core 0001", "core 0002", "core 0003", "core 0004"]
 CREATE = 'op.create_table("plugin_things", sa.Column("id", sa.Integer, primary_key=True))'
 EXTEND = 'op.add_column("plugin_things", sa.Column("name", sa.String))'
 
@@ -96,7 +96,7 @@ async def test_what_is_pending_is_told_also_of_a_database_that_is_not_there(empt
 async def test_only_what_belongs_here_is_created(empty: Database) -> None:
     await migrate(empty)
 
-    ledger = {"progress", "dead_letters", "seen_events", "outcomes", "instances"}
+    ledger = {"progress", "dead_letters", "operator_actions", "seen_events", "outcomes", "instances", "replays"}
     jobs = {"jobs", "job_runs", "outbox"}
     assert await tables(empty) == ledger | jobs | {"schema_core"}
 

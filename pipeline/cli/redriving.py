@@ -1,0 +1,255 @@
+"""``pipeline dead-letters redrive`` and ``discard``: what becomes of dead letters, who decided it, and why."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.cli.files import DEFAULT, ConfigOption, JsonOption
+from pipeline.cli.letters_chosen import (
+    GroupOption,
+    KindOption,
+    RouteOption,
+    SinceOption,
+    SourceOption,
+    StageOption,
+    UntilOption,
+    moment,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from pipeline.commands import OpenedPipeline
+    from pipeline.ledger.dead_letters import Asked, DeadLetters
+
+__all__ = ["discard", "redrive"]
+
+IdsArgument = Annotated[
+    list[int] | None,
+    typer.Argument(metavar="ID...", min=1, max=2**63 - 1, help="Dead letters, as the list shows them."),
+]
+AllOption = Annotated[bool, typer.Option("--all", help="All that are open.")]
+ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept with each dead letter.")]
+ByOption = Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who does it; by default your login.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only say how many it would be.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask, however many it is.")]
+_LOOK_SECONDS = 0.5
+_PATIENCE = 20
+"""Looks without an end after which it is said what is waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What is to be done about which dead letters."""
+
+    config: Path
+    filters: dict[str, Any]
+    by: str
+    reason: str
+    dry_run: bool
+    yes: bool
+    as_json: bool
+
+
+def redrive(
+    ids: IdsArgument = None,
+    config: ConfigOption = DEFAULT,
+    group: GroupOption = None,
+    source: SourceOption = None,
+    route: RouteOption = None,
+    stage: StageOption = None,
+    kind: KindOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    every: AllOption = False,
+    from_start: Annotated[
+        bool, typer.Option("--from-start", help="From the route's first stage on, not from the one that failed.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also where a later event of its key was, or may have been, handled.")
+    ] = False,
+    reason: ReasonOption = "",
+    by: ByOption = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for what comes of it.")] = False,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run open dead letters again, under their old ids, in their runner and in order with other events of their key."""
+    order = _order(
+        config, _chosen(ids, every, group, source, route, stage, kind, since, until),
+        by, reason, dry_run=dry_run, yes=yes, as_json=as_json,
+    )  # fmt: skip
+
+    async def ask(letters: DeadLetters, pipeline: OpenedPipeline, dry: bool) -> Asked:
+        # Of a file that is wrong it is not known which sources it will have.
+        sources = None if pipeline.problems else _sources(pipeline)
+        return await letters.redrive(
+            by=order.by, reason=order.reason, from_start=from_start, force=force, sources=sources, dry_run=dry,
+            **order.filters,
+        )  # fmt: skip
+
+    _carry_out(order, ask, "redriven", wait=wait)
+
+
+def discard(
+    ids: IdsArgument = None,
+    config: ConfigOption = DEFAULT,
+    group: GroupOption = None,
+    source: SourceOption = None,
+    route: RouteOption = None,
+    stage: StageOption = None,
+    kind: KindOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    every: AllOption = False,
+    reason: ReasonOption = "",
+    by: ByOption = None,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Set open dead letters aside for good: they are kept, and no longer listed."""
+    order = _order(
+        config, _chosen(ids, every, group, source, route, stage, kind, since, until),
+        by, reason, dry_run=dry_run, yes=yes, as_json=as_json,
+    )  # fmt: skip
+
+    async def ask(letters: DeadLetters, pipeline: OpenedPipeline, dry: bool) -> Asked:
+        return await letters.discard(by=order.by, reason=order.reason, dry_run=dry, **order.filters)
+
+    _carry_out(order, ask, "discarded", wait=False)
+
+
+def _chosen(
+    ids: list[int] | None,
+    every: bool,
+    group: str | None,
+    source: str | None,
+    route: str | None,
+    stage: str | None,
+    kind: str | None,
+    since: str | None,
+    until: str | None,
+) -> dict[str, Any]:
+    from pipeline.errors import UserError
+
+    filters = {
+        "ids": ids or None, "fingerprint": group, "source": source, "route": route, "stage": stage, "kind": kind,
+        "since": moment(since), "until": moment(until),
+    }  # fmt: skip
+    chosen = {name: value for name, value in filters.items() if value is not None}
+    if not chosen and not every:
+        raise UserError("name dead letters by their ids, or choose them by --group, --route, --since …, or --all")
+    return chosen
+
+
+def _order(
+    config: Path, filters: dict[str, Any], by: str | None, reason: str, *, dry_run: bool, yes: bool, as_json: bool
+) -> _Order:
+    from pipeline.errors import UserError
+
+    if not reason.strip() and not dry_run:
+        if as_json or not _asks():
+            raise UserError("say why, with --reason: it is kept with each dead letter")
+        reason = typer.prompt("Why")
+    return _Order(config, filters, by or _login(), reason, dry_run, yes, as_json)
+
+
+def _carry_out(
+    order: _Order,
+    ask: Callable[[DeadLetters, OpenedPipeline, bool], Awaitable[Asked]],
+    done: str,
+    *,
+    wait: bool,
+) -> None:
+    from pipeline.cli.console import count, say, show_json
+    from pipeline.cli.letters_shown import show_refused
+    from pipeline.commands import opened, run
+    from pipeline.errors import UserError
+    from pipeline.ledger.dead_letters import DeadLetters
+
+    pipeline = opened(order.config, lenient=True)
+    if "ids" not in order.filters:  # several pipelines may share a database
+        order.filters["among"] = _sources(pipeline)
+
+    async def work() -> tuple[Asked, dict[str, int]]:
+        async with pipeline.database() as database:
+            letters = DeadLetters(database)
+            asked = await ask(letters, pipeline, order.dry_run or _needs_consent(order))
+            if not order.dry_run and _needs_consent(order):
+                _consent(asked.count, done, as_json=order.as_json)
+                order.filters["upto"] = asked.newest  # nobody was asked about what has failed since
+                asked = await ask(letters, pipeline, False)
+            return asked, await _awaited(letters, asked) if wait and asked.count and not order.dry_run else {}
+
+    asked, outcomes = run(work())
+    if order.as_json:
+        refused = [{"id": number, "reason": why} for number, why in asked.refused.items()]
+        request = None if order.dry_run else asked.request
+        show_json({"count": asked.count, "request": request, "refused": refused, "outcomes": outcomes})
+    else:
+        show_refused(asked.refused)
+        are = "would be" if order.dry_run else "to be" if done == "redriven" else "now"
+        say(f"{count(asked.count, 'dead letter')} {are} {done}")
+        if outcomes:
+            say(", ".join(f"{number:,} {name}" for name, number in outcomes.items() if number))
+    left = len(asked.refused)
+    if left and not order.dry_run:
+        advice = ": --force runs those, too, of which a later event was handled" if done == "redriven" else ""
+        raise UserError(f"{count(left, 'dead letter')} left as they were{advice}")
+
+
+def _needs_consent(order: _Order) -> bool:
+    return not order.yes and "ids" not in order.filters
+
+
+def _sources(pipeline: OpenedPipeline) -> set[tuple[str, str]]:
+    """Consumer group and stream of the file's sources."""
+    return {(each.group, each.stream) for each in pipeline.config.source.values()}
+
+
+def _consent(number: int, done: str, *, as_json: bool) -> None:
+    """Ask whether so many are meant, where there is somebody to ask."""
+    from pipeline.cli.console import count
+    from pipeline.errors import UserError
+
+    if number < 2:
+        return
+    if as_json or not _asks():
+        raise UserError(f"{count(number, 'dead letter')} would be {done}: confirm that with --yes")
+    if not typer.confirm(f"Shall {count(number, 'dead letter')} be {done}?", err=True):
+        raise typer.Exit(1)
+
+
+async def _awaited(letters: DeadLetters, asked: Asked) -> dict[str, int]:
+    """What came of all of them, once none waits any more."""
+    from pipeline.cli.console import say
+
+    looks = 0
+    while (outcomes := await letters.outcomes(asked.request))["waiting"]:
+        looks += 1
+        if looks == _PATIENCE:
+            say("waiting for their runner: 'pipeline stats' shows whether it runs; Ctrl-C ends only this", stderr=True)
+        await asyncio.sleep(_LOOK_SECONDS)
+    del outcomes["waiting"]
+    return outcomes
+
+
+def _asks() -> bool:
+    import sys
+
+    return sys.stdin.isatty()
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return "unknown"

@@ -1,0 +1,76 @@
+"""A dead letter on its way again: where its flight enters its route, and whether it still may."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.events import Outcome
+from pipeline.jobs.stage_event import restored_error
+from pipeline.ledger.tables import DeadLetter
+
+if TYPE_CHECKING:
+    from pipeline.dispatch.flight import Flight
+    from pipeline.dispatch.lanes import Lanes
+    from pipeline.dispatch.overtaken import Overtaken
+
+__all__ = ["Again"]
+
+
+class Again:
+    """What a flight has beside its message where it is a redrive.
+
+    Args:
+        letter: The dead letter, as it was when the redrive was begun.
+
+    Attributes:
+        refusal: Why nothing was run; empty where something is.
+        only: Whether it runs the stage that failed, and nothing after it: an asynchronous stage, or one of ``finally``.
+            What stands behind these was not kept from running when they failed.
+    """
+
+    __slots__ = ("letter", "only", "refusal")
+
+    def __init__(self, letter: DeadLetter) -> None:
+        self.letter = letter
+        self.refusal = ""
+        self.only = False
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Its route and ordering key, as `Overtaken` knows them."""
+        return self.letter.route, self.letter.key or ""
+
+    def may_enter(self, lanes: Lanes, overtaken: Overtaken) -> bool:
+        """Whether it may begin now, at the head of its lane; if not, `refusal` says why."""
+        letter = self.letter
+        later = letter.overtaken_by or overtaken.later_than(self.place, letter.incarnation, letter.offset)
+        if later is not None and not letter.forced:
+            self.refusal = f"a later event of its key, {later}, was handled in the meantime"
+        elif self._enters_stage and letter.stage not in self._stages_of(lanes):
+            self.refusal = (
+                f"the stage {letter.stage!r} is no longer there in the route {letter.route!r}: run it from the start"
+            )
+        return not self.refusal
+
+    def enter(self, flight: Flight) -> bool:
+        """Let the flight stand before the stage that failed; False where it is to begin at the route's start."""
+        if not self._enters_stage:
+            return False
+        letter, lanes = self.letter, flight.lanes[flight.at]
+        step = list(self._stages_of(lanes)).index(letter.stage)
+        chain = lanes.stages if letter.closing is None else lanes.closing
+        self.only = bool(letter.job) or letter.closing is not None
+        flight.chain, flight.step = (chain[step : step + 1], 0) if self.only else (chain, step)
+        if letter.closing is not None:
+            flight.closing = True
+            flight.route_outcome = Outcome(letter.closing["outcome"])
+            flight.route_error = restored_error(letter.closing.get("error"))
+        return True
+
+    @property
+    def _enters_stage(self) -> bool:
+        return bool(self.letter.stage and self.letter.route) and not self.letter.from_start
+
+    def _stages_of(self, lanes: Lanes) -> tuple[str, ...]:
+        """The names of those stages of the route among which the failed one was."""
+        return lanes.route.stages if self.letter.closing is None else lanes.route.finally_

@@ -1,0 +1,25 @@
+"""Fingerprints of failures: those that differ only in names and numbers are one group."""
+
+from __future__ import annotations
+
+import re
+from hashlib import sha1
+from typing import Final
+
+__all__ = ["fingerprint", "pattern"]
+
+_QUOTED: Final = re.compile(r"(?<!\w)('[^']*'|\"[^\"]*\")(?!\w)")
+_NUMBERED: Final = re.compile(r"[^\s,;()\[\]{}=…]*\d[^\s,;()\[\]{}=…]*")
+_LONGEST: Final = 300
+"""Characters of a reason that count: a trace or a dump behind it would make each failure a group of its own."""
+
+
+def pattern(reason: str) -> str:
+    """The reason with ``…`` for what is quoted, and for every word that holds a digit: an id, a number, a time."""
+    return _NUMBERED.sub("…", _QUOTED.sub("…", reason[: 4 * _LONGEST]))[:_LONGEST]
+
+
+def fingerprint(group: str, stream: str, route: str, stage: str, kind: str, reason: str) -> str:
+    """The group's id: ten hexadecimal digits, the same for every dead letter that failed at this place in this way."""
+    what = "\x1f".join((group, stream, route, stage, kind, pattern(reason)))
+    return sha1(what.encode("utf-8", "backslashreplace"), usedforsecurity=False).hexdigest()[:10]

@@ -1,0 +1,96 @@
+"""`dead-letters groups`, `redrive` and `discard`: what people see of failures, and what they decide."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.pipeline.cli.support import HELLO, run, write
+from tests.pipeline.cli.test_database import insert, letter
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture(autouse=True)
+def database() -> None:
+    """Three open dead letters of this pipeline; the third is overtaken."""
+    write(HELLO)
+    assert run("migrate").code == 0
+    insert(
+        letter(offset=1, reason="no w1", fingerprint="aaaaaaaaaa", order_known=True),
+        letter(offset=2, reason="no w2", fingerprint="aaaaaaaaaa", order_known=True, last_at=NOW),
+        letter(offset=3, reason="gone", fingerprint="bbbbbbbbbb", order_known=True, overtaken_by="e-9"),
+    )
+
+
+def states() -> list[str]:
+    listed = run("dead-letters", "list", "--state", "all", "--json").json["dead_letters"]
+    return [row["state"] for row in reversed(listed)]
+
+
+def test_groups_show_failures_and_choose_their_dead_letters() -> None:
+    biggest, smallest = run("dead-letters", "groups", "--json").json["groups"]
+    assert (biggest["id"], biggest["count"], biggest["reason"], biggest["example"]) == ("aaaaaaaaaa", 2, "no …", 2)
+    assert (smallest["count"], smallest["reason"]) == (1, "gone")
+    header, first, _, count = run("dead-letters", "groups").out.splitlines()
+    assert header.split()[:2] == ["id", "count"]
+    assert first.endswith("no …")
+    assert count == "2 groups"
+    assert run("dead-letters", "list", "--group", "aaaaaaaaaa", "--json").json["total"] == 2
+
+
+def test_times_are_moments_or_how_long_ago() -> None:
+    assert run("dead-letters", "list", "--since", "1h", "--json").json["total"] == 1
+    assert run("dead-letters", "list", "--until", (NOW - timedelta(hours=1)).isoformat(), "--json").json["total"] == 2
+    assert "has no zone" in run("dead-letters", "list", "--since", "2026-01-31T12:00:00").err
+    assert "is no time" in run("dead-letters", "list", "--since", "yesterday").err
+
+
+def test_a_redrive_by_id_says_whom_it_reached_and_keeps_who_asked_and_why() -> None:
+    done = run("dead-letters", "redrive", "1", "2", "--reason", "fixed in 1.2", "--by", "ann")
+    assert (done.code, done.out) == (0, "2 dead letters to be redriven\n")
+    assert states() == ["redriving", "redriving", "open"]
+    shown = run("dead-letters", "show", "1").out
+    assert "redrive by ann (from=stage): fixed in 1.2" in shown
+    (act,) = run("dead-letters", "show", "1", "--json").json["history"]
+    assert (act["actor"], act["action"], act["reason"], act["from"]) == ("ann", "redrive", "fixed in 1.2", "stage")
+
+
+def test_one_that_was_overtaken_is_refused_with_its_successor_unless_forced() -> None:
+    done = run("dead-letters", "redrive", "--all", "--yes", "--reason", "x")
+    assert done.code == 2
+    assert "dead letter 3: a later event of its key was handled after it: e-9" in done.err
+    assert done.out == "2 dead letters to be redriven\n"
+    forced = run("dead-letters", "redrive", "3", "--force", "--from-start", "--reason", "x", "--json").json
+    assert (forced["count"], forced["refused"]) == (1, [])
+    (act,) = run("dead-letters", "show", "3", "--json").json["history"]
+    assert (act["from"], act["forced"]) == ("start", True)
+
+
+def test_many_need_a_yes_a_choice_needs_to_be_made_and_a_reason_given() -> None:
+    assert "confirm that with --yes" in run("dead-letters", "redrive", "--all", "--reason", "x").err
+    assert "name dead letters by their ids" in run("dead-letters", "redrive", "--reason", "x").err
+    assert "--reason" in run("dead-letters", "discard", "1").err
+    assert states() == ["open"] * 3
+    dry = run("dead-letters", "redrive", "--group", "aaaaaaaaaa", "--dry-run")
+    assert (dry.code, dry.out) == (0, "2 dead letters would be redriven\n")
+    assert states() == ["open"] * 3
+
+
+def test_what_no_source_reads_is_refused() -> None:
+    insert(letter(offset=4, stream="other", order_known=True))
+    done = run("dead-letters", "redrive", "4", "--reason", "x")
+    assert (done.code, "no source reads the stream 'other'" in done.err) == (2, True)
+
+
+def test_what_is_discarded_is_no_longer_listed() -> None:
+    done = run("dead-letters", "discard", "--since", "1h", "--reason", "a test", "--json").json
+    assert (done["count"], done["refused"]) == (1, [])
+    assert states() == ["open", "discarded", "open"]
+    assert run("dead-letters", "list", "--json").json["total"] == 2
+    again = run("dead-letters", "discard", "2", "77", "--reason", "x")
+    assert again.code == 2
+    assert "dead letter 2: it is discarded, and not open" in again.err
+    assert "dead letter 77: there is no such dead letter" in again.err
+    assert "there is no state" in run("dead-letters", "list", "--state", "lost").err
