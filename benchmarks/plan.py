@@ -105,6 +105,10 @@ def _jobs(name: str, title: str, share: float, program: str = "hints:hinted", **
     return Variant(name, title, program, share, stream=None, redis=True, **more)
 
 
+def _isolated(name: str, title: str, program: str, share: float, **options: Any) -> Variant:
+    return Variant(name, title, f"isolation:{program}", share, stream=None, database="sqlite", options=options)
+
+
 _ROUTE = Variant("pipeline-postgresql", "no-op route, PostgreSQL", "route:noop", database="postgresql")
 _DEDUPE: Mapping[str, Any] = {"dedupe": "24h"}
 
@@ -176,6 +180,28 @@ COMPARISONS = (
             Variant("embedded", "no-op route, embedded broker", "route:embedded", 0.5, stream=None, database="sqlite"),
             Variant("dispatch", "dispatch alone, no keys", "dispatch:unkeyed", stream=None, database="sqlite"),
             Variant("dispatch-keyed", "dispatch alone, a key each", "dispatch:keyed", stream=None, database="sqlite"),
+        ),
+    ),
+    Comparison(
+        "isolation",
+        "two sources, events in memory, SQLite: one of them, while the other's dependency is down",
+        (
+            _isolated("isolation", "no-op route, the other source is idle", "throughput", 1.0),
+            _isolated(
+                "isolation-outage", "no-op route, the other one's dependency is down", "throughput", 1.0, outage=True
+            ),
+        ),
+        (Target("isolation-outage", "isolation", 0.9),),
+    ),
+    Comparison(
+        "isolation-latency",
+        f"the same, latency of {_PACE} events a second",
+        (
+            _isolated("isolation-latency", "the other source is idle", "latency", 0.005, rate=_PACE),
+            _isolated(
+                "isolation-latency-outage", "the other one's dependency is down", "latency", 0.005, rate=_PACE,
+                outage=True,
+            ),
         ),
     ),
     Comparison(

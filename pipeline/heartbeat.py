@@ -19,6 +19,7 @@ __all__ = ["beat"]
 
 _SECONDS = 1.0
 _KEPT = timedelta(days=1)
+_PURGE_BEATS = 3600
 _log = logging.getLogger("pipeline.heartbeat")
 
 
@@ -33,6 +34,7 @@ async def beat(database: Database, pipeline: str, stats: Callable[[], InstanceSt
     instances = Instances(database)
     host, pid, started = socket.gethostname(), os.getpid(), datetime.now(UTC)
     row = f"{host}-{pid}-{int(started.timestamp())}"
+    beats = 0
     try:
         while True:
             try:
@@ -40,6 +42,9 @@ async def beat(database: Database, pipeline: str, stats: Callable[[], InstanceSt
                 await instances.beat(
                     Instance(id=row, pipeline=pipeline, host=host, pid=pid, started_at=started, stats=now)
                 )
+                if beats % _PURGE_BEATS == 0:  # those of processes that were killed
+                    await instances.purge(_KEPT)
+                beats += 1
             except PipelineError as error:
                 _log.debug("no heartbeat: %s", error)
             await asyncio.sleep(_SECONDS)
@@ -47,6 +52,5 @@ async def beat(database: Database, pipeline: str, stats: Callable[[], InstanceSt
         try:
             async with asyncio.timeout(_SECONDS):
                 await instances.remove(row)
-                await instances.purge(_KEPT)
         except (PipelineError, TimeoutError) as error:
             _log.debug("the heartbeat's row stays: %s", error)

@@ -18,6 +18,9 @@ __all__ = ["Life"]
 class Life(ABC):
     """Something that can be started and stopped, once.
 
+    What does its work is left in `_tasks`: where one of them ends, all ends. What is done beside it is left in
+    `_aside`: it may come to its end, but where it fails all ends, too, rather than to go on without it.
+
     Class attributes:
         state_name: What `lifespan` calls it in the app's state.
     """
@@ -26,6 +29,7 @@ class Life(ABC):
 
     def __init__(self) -> None:
         self._tasks: list[asyncio.Task[None]] = []
+        self._aside: list[asyncio.Task[None]] = []
         self._stack = AsyncExitStack()
         self._stopping = asyncio.Event()
         self._starting = asyncio.Lock()
@@ -66,13 +70,22 @@ class Life(ABC):
         """Return when it is stopped; a part that fails for good ends it, and its error is raised here."""
         stopped = asyncio.create_task(self._stopping.wait())
         try:
-            await asyncio.wait([stopped, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+            await self._until_over(stopped)
         finally:
             stopped.cancel()
             await self.stop()
-        errors = [error for task in self._tasks if not task.cancelled() and (error := task.exception())]
+        errors = [error for task in (*self._tasks, *self._aside) if (error := _error_of(task))]
         if errors:
             raise errors[0]
+
+    async def _until_over(self, stopped: asyncio.Task[Any]) -> None:
+        """Return when it is stopped, what does its work ends, or what is done beside it fails."""
+        aside = set(self._aside)
+        while True:
+            done, _ = await asyncio.wait([stopped, *self._tasks, *aside], return_when=asyncio.FIRST_COMPLETED)
+            if any(task not in aside or _error_of(task) for task in done):
+                return
+            aside -= done
 
     async def run(self) -> None:
         """Start, run until SIGTERM or SIGINT, and stop in good order.
@@ -125,3 +138,8 @@ class Life(ABC):
                 yield {self.state_name: self}
 
         return lifespan
+
+
+def _error_of(task: asyncio.Task[Any]) -> BaseException | None:
+    """What a task ended with, where it failed."""
+    return task.exception() if task.done() and not task.cancelled() else None

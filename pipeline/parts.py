@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.load import Loaded, load, peek
+from pipeline.connections import Probe
 from pipeline.errors import PipelineError, Unavailable
 from pipeline.handlers import Handler
+from pipeline.jobs.contract import INLINE
 from pipeline.jobs.executor import JobRunner
 from pipeline.jobs.figures import jobs_by_stage
 from pipeline.jobs.service import JobService, JobSettings
 from pipeline.jobs.stage_jobs import StageJobs
+from pipeline.ledger.copies import Copies
 from pipeline.ledger.database import Database
 from pipeline.ledger.migrations import prepare
 from pipeline.plugins import Plugins, load_plugins
@@ -101,10 +104,31 @@ class Parts:
 
         await asyncio.gather(*(look(name, resource) for name, resource in self.resources.items()))
 
+    def probes(self, jobs: JobService, *, broker: bool) -> dict[str, Probe]:
+        """What asks each system that is depended on whether it answers, by the dependency's name.
+
+        Args:
+            jobs: Knows the queue.
+            broker: Whether the broker is one of them.
+        """
+        found: dict[str, Probe] = {name: resource.probe for name, resource in self.resources.items()}
+        if broker:
+            found["broker"] = self.connector.probe
+        found["database"] = self.database.probe
+        if (queue := jobs.shared_queue) is not None:
+            found["queue"] = queue.probe
+        return found
+
     def creates_streams(self) -> bool:
         """Whether streams that are missing are created."""
         wanted = self.config.broker.create_streams
         return self.connector.creates_streams if wanted is None else wanted
+
+    def copies(self) -> Copies | None:
+        """What leaves copies of dead letters for other streams; None where no source wants any."""
+        streams = {name: table.dead_letter_stream for name, table in self.config.source.items()}
+        wanted = {name: stream for name, stream in streams.items() if stream is not None}
+        return Copies(self.config.pipeline.name, wanted) if wanted else None
 
     # Stages
 
@@ -113,20 +137,28 @@ class Parts:
         routes = [route for route in self.config.route if source is None or route.source == source]
         return list(dict.fromkeys(name for route in routes for name in (*route.stages, *route.finally_)))
 
-    def has_jobs(self, stage: str) -> bool:
-        """Whether anything of a stage may run as a job: it is async, or its handler leaves jobs or can run them."""
-        return bool(self.loaded.queues_of(stage)) or self.loaded.handler(stage).run_jobs is not Handler.run_jobs
+    def has_jobs(self, stage: str, *, inline: bool) -> bool:
+        """Whether anything of a stage may run as a job here: it is async, or its handler leaves jobs or can run them.
 
-    async def job_stages(self) -> list[str]:
+        A handler that names its queues leaves jobs on no others but `INLINE`, which only a runner (`inline`) serves.
+        """
+        queues = {*self.loaded.queues_of(stage)} - (set() if inline else {INLINE})
+        handler = self.loaded.handler(stage)
+        names_queues = handler.queues.__func__ is not Handler.queues.__func__  # type: ignore[attr-defined]
+        return bool(queues) or (handler.run_jobs is not Handler.run_jobs and (inline or not names_queues))
+
+    async def job_stages(self, *, inline: bool) -> list[str]:
         """The stages whose jobs are run: those that may leave some, and those of which some are left from before."""
         if self._job_stages is None:
-            self._job_stages = [name for name in self.stages_of() if self.has_jobs(name)]
+            self._job_stages = [name for name in self.stages_of() if self.has_jobs(name, inline=inline)]
             try:
                 left = await jobs_by_stage(self.database, self.config.pipeline.name)
             except PipelineError as error:
                 _log.debug("jobs that are left from before were not looked for: %s", error)
                 left = {}
             for name, (count, queues) in left.items():
+                if not inline and {*queues} == {INLINE}:
+                    continue
                 if name not in self.config.stage:
                     _log.warning(
                         "%d jobs on %s wait for the stage %s, which is not configured: 'pipeline queues' shows them",
@@ -174,7 +206,7 @@ class Parts:
             serve: The queues that it serves; None for all.
         """
         jobs = self.config.jobs
-        names = await self.job_stages()
+        names = await self.job_stages(inline=inline)
         settings = JobSettings(
             pipeline=self.config.pipeline.name, queues=self.loaded.queues, default=jobs,
             use_queue=self.loaded.use_queue, url=jobs.url, prefix=jobs.prefix,
@@ -183,6 +215,8 @@ class Parts:
         stages = await self.start_stages(stack, names)
         runners: dict[str, JobRunner] = {}
         for name, stage in stages.items():
-            runners[name] = jobs_of_stage = StageJobs(stage, self.database, self.resources, self.config.pipeline.name)
+            runners[name] = jobs_of_stage = StageJobs(
+                stage, self.database, self.resources, self.config.pipeline.name, self.copies()
+            )
             stack.callback(jobs_of_stage.close)
         return JobService(self.database, self.connector, runners, settings)

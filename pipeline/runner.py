@@ -10,7 +10,6 @@ from typing import Any
 
 from pipeline.config.load import Loaded
 from pipeline.errors import Unavailable, UserError
-from pipeline.heartbeat import beat
 from pipeline.jobs.contract import INLINE
 from pipeline.jobs.service import JobService
 from pipeline.ledger.ledger import Ledger
@@ -23,6 +22,7 @@ from pipeline.routing import Router
 from pipeline.stats import InstanceStats, SourceStats
 from pipeline.streams.broker import StreamBroker
 from pipeline.supervisor import Shared, SourceSupervisor
+from pipeline.watch import Watch
 
 __all__ = ["Pipeline"]
 
@@ -59,7 +59,7 @@ class Pipeline(Life):
         self.database = self._parts.database
         self._stats = {name: SourceStats(name) for name in self.config.source}
         self._supervisors: list[SourceSupervisor] = []
-        self._aside: list[asyncio.Task[None]] = []
+        self._watch = Watch(self.database, self.config.pipeline)
 
     @classmethod
     def from_file(
@@ -93,7 +93,11 @@ class Pipeline(Life):
         """What it did since it started."""
         for supervisor in self._supervisors:
             supervisor.refresh()
-        return InstanceStats.of(self._stats, running=self._running)
+        return InstanceStats.of(
+            self._stats, running=self._running, connections=self._watch.connections,
+            jobs_in_flight=self.jobs.in_flight if self.jobs else 0,
+            longest_block=self._watch.longest_block,
+        )  # fmt: skip
 
     async def _start(self) -> None:
         """Start every source.
@@ -115,7 +119,7 @@ class Pipeline(Life):
         stack.push_async_callback(broker.stop)
         jobs = await parts.job_service(stack, inline=True, serve=None if self.worker else ())
         shared = Shared(
-            owner_id(), broker, self.connector, Ledger(self.database), parts.creates_streams(),
+            owner_id(), broker, self.connector, Ledger(self.database, parts.copies()), parts.creates_streams(),
             Router(self.config.route), self.resources, self.config.pipeline.name,
             jobs.wake, jobs.clock.now,
         )  # fmt: skip
@@ -131,7 +135,7 @@ class Pipeline(Life):
             asyncio.create_task(supervisor.run(), name=f"source {supervisor.name}") for supervisor in self._supervisors
         ]
         self._aside = [
-            asyncio.create_task(beat(self.database, self.config.pipeline.name, self.stats), name="heartbeat"),
+            *self._watch.start(self.stats, parts.probes(jobs, broker=True)),
             asyncio.create_task(parts.look_at_resources(), name="look at the resources"),
         ]
 

@@ -6,17 +6,16 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.models import SourceTable
-from pipeline.connectors import BrokerRefused, Connector
+from pipeline.connectors import Connector, MessageBatch
 from pipeline.dispatch.resume import Resume
 from pipeline.dispatch.source import Source
 from pipeline.errors import Fenced, Unavailable
 from pipeline.ledger.columns import utcnow
-from pipeline.ledger.database import DatabaseRefused
 from pipeline.ledger.lease import Lease, Standing, acquire
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.units import SourceKey
@@ -24,18 +23,16 @@ from pipeline.policies.backoff import backoff
 from pipeline.routing import Router
 from pipeline.stages import Stage
 from pipeline.stats import SourceStats
+from pipeline.upkeep import LEASE_SECONDS, Upkeep
 
 if TYPE_CHECKING:
     from pipeline.streams.broker import StreamBroker
     from pipeline.streams.follow import StreamState
 
-__all__ = ["Shared", "SourceSupervisor"]
+__all__ = ["LEASE_SECONDS", "Shared", "SourceSupervisor"]
 
-LEASE_SECONDS = 10.0
-"""How long a runner may be silent before another takes its sources over."""
-_RENEW_SECONDS = 2.0
-_STORE_SECONDS = 5.0
-_FORGET_SECONDS = 600.0
+_FULL_SECONDS = 5.0
+"""How long a window may be full before that is told as the reason why no more is read."""
 _log = logging.getLogger("pipeline.supervisor")
 
 
@@ -91,6 +88,8 @@ class SourceSupervisor:
         self._stop = asyncio.Event()
         self._grace = 0.0
         self._reader_problem = ""
+        self._told = ("starting", "")
+        self._full_since: float | None = None
 
     async def run(self) -> None:
         """Own the source whenever no other runner does, until `stop`.
@@ -157,22 +156,17 @@ class SourceSupervisor:
                 ended.set_result(None if isinstance(error, Fenced) else error)
 
         shared, table = self._shared, self._table
-        source = self._source = Source(
-            self.name, table, shared.router, self._stages, shared.resources, shared.ledger, lease, self.stats, end,
-            on_jobs=shared.on_jobs, now=shared.now, pipeline=shared.pipeline,
-        )  # fmt: skip
+        source = self._source = self._make_source(lease, end)
         source.own_until(lease.renewed_at + LEASE_SECONDS)
-        source.committer.start()
-        resume = Resume(shared.connector, shared.ledger, lease, source.window, table)
+        source.start()
+        resume = self._make_resume(lease, source)
         subscriber = shared.broker.subscriber(
             table.stream, group=table.group, start=resume.start, max_batch=table.batch,
             on_state=self._reader_state, on_failure=end, persistent=False,
         )  # fmt: skip
-        subscriber(source.admit)
-        care = [
-            asyncio.create_task(self._care(self._keep(lease, source), end), name=f"keep {self.name}"),
-            asyncio.create_task(self._care(self._tidy(lease), end), name=f"tidy {self.name}"),
-        ]
+        subscriber(self._admission(source))
+        upkeep = self._make_upkeep(lease)
+        upkeep.start(source, end, self._tell_paused)
         self.stats.prefix = lease.progress.prefix
         self._tell("running")
         try:
@@ -182,13 +176,36 @@ class SourceSupervisor:
             if not ended.done():
                 await self._drain(source, ended)
         finally:
-            for task in care:
-                task.cancel()
-            await asyncio.gather(*care, return_exceptions=True)
+            await upkeep.stop()
             await source.close()
             self._source = None
             self.stats.in_flight = 0
-        await self._give_up(lease, ended)
+        await self._give_up(upkeep, ended)
+
+    # What a replay does in a way of its own
+
+    def _make_source(self, lease: Lease, end: Callable[[BaseException | None], None]) -> Source:
+        shared = self._shared
+        return Source(
+            self.name, self._table, shared.router, self._stages, shared.resources, shared.ledger, lease, self.stats,
+            end, on_jobs=shared.on_jobs, now=shared.now, pipeline=shared.pipeline,
+        )  # fmt: skip
+
+    def _make_resume(self, lease: Lease, source: Source) -> Resume:
+        return Resume(
+            self._shared.connector, self._shared.ledger, lease, source.window, self._table, self._lost_to_retention
+        )
+
+    def _lost_to_retention(self, count: int) -> None:
+        self.stats.lost_to_retention += count
+        self.stats.last_error = f"{count} offsets were removed by the stream's retention before they were read"
+
+    def _make_upkeep(self, lease: Lease) -> Upkeep:
+        return Upkeep(self.name, self._table, lease, self._shared.connector, self._shared.ledger, self.stats)
+
+    def _admission(self, source: Source) -> Callable[[MessageBatch], Awaitable[None]]:
+        """What takes the batches that are read."""
+        return source.admit
 
     async def _drain(self, source: Source, ended: asyncio.Future[BaseException | None]) -> None:
         self._tell("draining")
@@ -205,75 +222,15 @@ class SourceSupervisor:
             drained.cancel()
             await asyncio.gather(drained, return_exceptions=True)
 
-    async def _give_up(self, lease: Lease, ended: asyncio.Future[BaseException | None]) -> None:
-        """Let the next runner in at once, and pass on what ended the source where it was not another runner."""
+    async def _give_up(self, upkeep: Upkeep, ended: asyncio.Future[BaseException | None]) -> None:
+        """Let the next runner in, and pass on what ended the source where it was not another runner."""
         error = ended.result() if ended.done() else None
         if not ended.done() or error is not None:
-            try:
-                await self._store_offset(lease)
-                async with asyncio.timeout(_RENEW_SECONDS):  # the lease runs out by itself: not worth a long wait
-                    await self._shared.ledger.release(lease)
-            except (Unavailable, DatabaseRefused, TimeoutError) as problem:
-                reason = str(problem) or f"no answer within {_RENEW_SECONDS:g} s"
-                _log.warning("source %s: its lease could not be released: %s", self.name, reason)
+            await upkeep.give_back()
         if error is not None:
             self.stats.last_error = str(error)
             self._tell("failed", str(error))
             raise error
-
-    async def _care(self, work: Awaitable[None], end: Callable[[BaseException | None], None]) -> None:
-        """Do this beside the source; where it fails the source is ended, and not left alive and idle."""
-        try:
-            await work
-        except Fenced as error:
-            _log.error("source %s: %s", self.name, error)
-            end(None)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the source must not go on without it
-            end(error)
-
-    async def _keep(self, lease: Lease, source: Source) -> None:
-        """Renew the lease, and do nothing that could delay it; while it can't be renewed, nothing is taken in."""
-        while True:
-            try:
-                await self._shared.ledger.renew(lease)
-            except (Unavailable, DatabaseRefused) as error:
-                self.stats.last_error = str(error)
-                source.window.hold("lease", str(error))
-            else:
-                source.own_until(lease.renewed_at + LEASE_SECONDS)
-                source.window.release("lease")
-            self._tell_paused(source)
-            await asyncio.sleep(_RENEW_SECONDS)
-
-    async def _tidy(self, lease: Lease) -> None:
-        """Follow with the broker's stored offset, and forget old ids."""
-        stored, forget_at = lease.progress.prefix, monotonic()
-        while True:
-            try:
-                if monotonic() >= forget_at:
-                    await self._forget()
-                    forget_at = monotonic() + _FORGET_SECONDS
-            except (Unavailable, DatabaseRefused) as error:
-                self.stats.last_error = str(error)
-            await asyncio.sleep(_STORE_SECONDS)
-            if lease.progress.prefix != stored:
-                stored = lease.progress.prefix
-                await self._store_offset(lease)
-
-    async def _store_offset(self, lease: Lease) -> None:
-        prefix = lease.progress.prefix
-        if prefix < 0:
-            return
-        try:
-            async with asyncio.timeout(_RENEW_SECONDS):
-                await self._shared.connector.store_offset(self._table.stream, self._table.group, prefix)
-        except (Unavailable, BrokerRefused, TimeoutError):
-            _log.debug("source %s: the broker did not take the offset; it is for monitoring only", self.name)
-
-    async def _forget(self) -> None:
-        if self._table.dedupe is not False:
-            before = datetime.now(UTC) - timedelta(seconds=self._table.dedupe)
-            await self._shared.ledger.forget(self._table.group, before)
 
     # State, for people
 
@@ -293,13 +250,20 @@ class SourceSupervisor:
     def _tell_paused(self, source: Source) -> None:
         if self.stats.state not in ("running", "paused"):
             return
+        paused = source.window.paused
         # A window that is full for a moment is the normal state under load, not an outage.
-        causes = {cause: why for cause, why in source.window.paused.items() if cause != "window"}
-        reasons = [reason for reason in (self._reader_problem, *causes.values()) if reason]
+        full = paused.pop("window", "")
+        reasons = [reason for reason in (self._reader_problem, *paused.values()) if reason]
         self._tell("paused" if reasons else "running", "; ".join(dict.fromkeys(reasons)))
+        if not full:
+            self._full_since = None
+        elif self._full_since is None:
+            self._full_since = monotonic()
+        elif not reasons and monotonic() - self._full_since > _FULL_SECONDS:
+            self.stats.reason = f"reading waits for the stages: {full}"
 
     def _tell(self, state: str, reason: str = "") -> None:
-        if (state, reason) != (self.stats.state, self.stats.reason):
+        if (state, reason) != self._told:
             level = logging.WARNING if state in ("paused", "failed") else logging.INFO
             _log.log(level, "source %s: %s%s", self.name, state, f" ({reason})" if reason else "")
-        self.stats.state, self.stats.reason = state, reason
+        self._told = self.stats.state, self.stats.reason = state, reason

@@ -16,6 +16,8 @@ from pipeline.life import Life
 from pipeline.parts import Parts, load_with_plugins
 from pipeline.plugins import Plugins
 from pipeline.resources import Resource
+from pipeline.stats import InstanceStats
+from pipeline.watch import Watch
 
 __all__ = ["Worker"]
 
@@ -47,7 +49,7 @@ class Worker(Life):
         self.jobs: JobService | None = None
         self._parts = Parts(loaded, plugins)
         self.database = self._parts.database
-        self._aside: list[asyncio.Task[None]] = []
+        self._watch = Watch(self.database, self.config.pipeline)
 
     @classmethod
     def from_file(
@@ -81,17 +83,27 @@ class Worker(Life):
         """How many jobs it is at."""
         return 0 if self.jobs is None else self.jobs.in_flight
 
+    def stats(self) -> InstanceStats:
+        """How it is, and how many jobs it is at; it has no sources."""
+        return InstanceStats.of(
+            {}, running=self._running, kind="worker", connections=self._watch.connections,
+            jobs_in_flight=self.in_flight, longest_block=self._watch.longest_block,
+        )  # fmt: skip
+
     async def _start(self) -> None:
         parts, stack = self._parts, self._stack
         stack.push_async_callback(parts.connector.close)
         stack.push_async_callback(self.database.close)
         await parts.prepare_database()
-        await parts.open_resources(stack, parts.needs_of(await parts.job_stages()))
+        await parts.open_resources(stack, parts.needs_of(await parts.job_stages(inline=False)))
         jobs = await parts.job_service(stack, inline=False, serve=self.queues)
         stack.push_async_callback(jobs.stop, 0.0)
         await jobs.start()
         self.jobs = jobs
-        self._aside = [asyncio.create_task(parts.look_at_resources(), name="look at the resources")]
+        self._aside = [
+            *self._watch.start(self.stats, parts.probes(jobs, broker=False)),
+            asyncio.create_task(parts.look_at_resources(), name="look at the resources"),
+        ]
 
     async def _end(self) -> None:
         if self.jobs is not None:

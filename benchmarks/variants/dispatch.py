@@ -64,7 +64,7 @@ async def _run(job: Job, key: tuple[str, ...]) -> Result:
         lambda error: None,
         pipeline="benchmark",
     )
-    source.committer.start()
+    source.start()
     try:
         return await _feed(job, source, stats)
     finally:

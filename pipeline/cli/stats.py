@@ -1,4 +1,4 @@
-"""``pipeline stats``: what the running runners do, from the heartbeats that they write."""
+"""``pipeline stats``: what the running runners and workers do, from the heartbeats that they write."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ __all__ = ["stats"]
 
 _WATCH_SECONDS = 1.0
 _LAG_SECONDS = 2.0
+_GONE_AFTER = 3.0
+"""Seconds after its last sign of life that a process counts as gone; it gives one each second."""
+_SHOWN_FOR = 60.0
+"""Seconds that one is shown which went without taking leave."""
 
 
 def stats(
@@ -26,11 +30,12 @@ def stats(
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Show them anew each second, until Ctrl-C.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what the running runners do, source by source.
+    """Show what the running runners and workers do, and how they are.
 
-    Exits 1 if no runner runs, or one is not healthy.
+    Exits 1 if no runner runs, or one of them is not healthy. One that gives no sign of life for 3 s
+    is gone, and is shown for a minute.
     """
-    loaded = open_file(config).loaded
+    loaded = open_file(config, lenient=True).loaded
     status = asyncio.run(_watch(loaded, as_json=as_json) if watch else _once(loaded, as_json=as_json))
     raise typer.Exit(status)
 
@@ -43,7 +48,9 @@ async def _once(loaded: Loaded, *, as_json: bool) -> int:
         show_json(found)
     else:
         _show(found)
-    return FINE if found["instances"] and all(one["is_healthy"] for one in found["instances"]) else FAILED
+    instances = found["instances"]
+    runs = any(one["kind"] == "runner" and not one["gone"] for one in instances)
+    return FINE if runs and all(one["is_healthy"] for one in instances) else FAILED
 
 
 async def _watch(loaded: Loaded, *, as_json: bool) -> int:
@@ -65,41 +72,52 @@ async def _watch(loaded: Loaded, *, as_json: bool) -> int:
 
 
 async def _collect(loaded: Loaded) -> dict[str, Any]:
-    """The instances that are alive, as JSON values."""
+    """The instances that are alive, or were a moment ago, as JSON values."""
     from pipeline.ledger.database import Database
     from pipeline.ledger.instances import Instances
 
     database = Database(loaded.config.database.url or "")
     try:
-        alive = await Instances(database).alive()
+        alive = {one.id for one in await Instances(database).alive(_GONE_AFTER)}
+        seen = await Instances(database).alive(_SHOWN_FOR)
     finally:
         await database.close()
-    instances = [_described(one) for one in alive if one.pipeline == loaded.config.pipeline.name]
-    await _add_lags(loaded, instances)
+    instances = [
+        _described(one, gone=one.id not in alive) for one in seen if one.pipeline == loaded.config.pipeline.name
+    ]
+    await _add_lags(loaded, [one for one in instances if not one["gone"]])
     return {"pipeline": loaded.config.pipeline.name, "instances": instances}
 
 
-def _described(one: Instance) -> dict[str, Any]:
+def _described(one: Instance, *, gone: bool) -> dict[str, Any]:
     from pipeline.cli.console import iso
 
-    return {
+    found: dict[str, Any] = {
+        "kind": "runner",  # what an earlier version writes does not say
+        "reason": "",
         "instance": one.id,
         "host": one.host,
         "pid": one.pid,
         "started_at": iso(one.started_at),
         "beat_at": iso(one.beat_at),
+        "gone": gone,
         **one.stats,
     }
+    if gone:
+        found |= {"running": False, "is_healthy": False, "reason": f"no sign of life since {found['beat_at']}"}
+    for source in found["sources"].values():
+        source["lag"] = None
+    return found
 
 
 async def _add_lags(loaded: Loaded, instances: list[dict[str, Any]]) -> None:
     """To each running source, how many messages lie between its progress and the stream's end; None if unknown."""
     from pipeline.errors import PipelineError
 
-    sources = [(name, source) for one in instances for name, source in one.get("sources", {}).items()]
-    for _, source in sources:
-        source["lag"] = None
+    sources = [(name, source) for one in instances for name, source in one["sources"].items()]
     if not sources:
+        return
+    if any(problem.path.startswith("broker") for problem in loaded.problems):
         return
     connector = loaded.connector(loaded.config.broker.url or "")
     try:
@@ -122,29 +140,51 @@ async def _lag(connector: Connector, stream: str, prefix: int) -> int:
 
 
 def _show(found: dict[str, Any]) -> None:
-    from pipeline.cli.console import say, show_table
+    from pipeline.cli.console import say
 
     if not found["instances"]:
         say(f"no runner of pipeline {found['pipeline']!r} gave a sign of life in the last seconds", style="yellow")
         return
     for one in found["instances"]:
-        health = "healthy" if one["is_healthy"] else "NOT healthy"
-        say(f"{one['host']} pid {one['pid']}, since {one['started_at']}: {health}", style="bold")
-        names = ("running", "messages_processed", "messages_succeeded", "messages_failed", "last_message_time")
-        for name in (*names, "last_error"):
+        health = "GONE" if one["gone"] else "healthy" if one["is_healthy"] else "NOT healthy"
+        say(f"{one['kind']} on {one['host']}, pid {one['pid']}, since {one['started_at']}: {health}", style="bold")
+        names = ["running", "reason"] if one["reason"] else ["running"]
+        if one["kind"] == "runner":
+            names += ["messages_processed", "messages_succeeded", "messages_failed", "last_message_time", "last_error"]
+        for name in (*names, "jobs_in_flight", "longest_block"):
             say(f"  {name:<20} {one.get(name)}")
-        show_table(
-            ("source", "state", "why", "handled", "filtered", "duplicate", "dead", "in flight", "prefix", "lag"),
-            [
-                (
-                    name,
-                    source["state"],
-                    source["reason"] or "-",
-                    *(source["outcomes"].get(outcome, 0) for outcome in ("handled", "filtered", "duplicate", "dead")),
-                    source["in_flight"],
-                    source["prefix"],
-                    "?" if source["lag"] is None else source["lag"],
-                )
-                for name, source in one["sources"].items()
-            ],
-        )
+        if one["gone"]:
+            continue
+        _show_connections(one.get("connections", {}))
+        _show_sources(one["sources"])
+
+
+def _show_connections(connections: dict[str, dict[str, Any]]) -> None:
+    from pipeline.cli.console import show_table
+
+    rows = [(name, each["state"], each["since"], each["reason"] or "-") for name, each in connections.items()]
+    show_table(("connection", "state", "since", "why"), rows)
+
+
+def _show_sources(sources: dict[str, dict[str, Any]]) -> None:
+    from pipeline.cli.console import show_table
+
+    if not sources:
+        return
+    outcomes = ("handled", "filtered", "duplicate", "dead")
+    show_table(
+        ("source", "state", "why", *outcomes, "in flight", "prefix", "lost", "lag"),
+        [
+            (
+                name,
+                source["state"],
+                source["reason"] or "-",
+                *(source["outcomes"].get(outcome, 0) for outcome in outcomes),
+                source["in_flight"],
+                source["prefix"],
+                source.get("lost_to_retention", 0),
+                "?" if source["lag"] is None else source["lag"],
+            )
+            for name, source in sources.items()
+        ],
+    )

@@ -13,9 +13,12 @@ from typing import Literal, cast
 from pipeline.connectors import BrokerRefused, Connector, MessageBatch, Start
 from pipeline.errors import Unavailable
 from pipeline.policies.backoff import backoff
+from pipeline.streams.ear import Deaf, Ear
 
 __all__ = ["Following", "StreamState", "follow"]
 
+_MOST_PATIENT = 16
+"""So many times its first patience a read gets that was deaf again and again."""
 _log = logging.getLogger("pipeline.streams")
 
 
@@ -45,12 +48,16 @@ class Following:
         longest_wait: The longest wait.
         jitter: The part of each wait that is random, 0 to 1.
         settled: A read that lasted this long, or delivered a batch, was a success: the next failure is a first one.
+        deaf: After this long without a batch the broker is asked whether there is more than was delivered.
+        answer: How long the broker may take to answer a question.
     """
 
     first_wait: float = 0.1
     longest_wait: float = 10.0
     jitter: float = 0.5
     settled: float = 5.0
+    deaf: float = 20.0
+    answer: float = 30.0
 
 
 async def follow(
@@ -86,18 +93,23 @@ async def follow(
     """
     report = _Reporter(stream, on_state)
     failures = 0
+    deaf = how.deaf
     starting = refuse_at_start
     while True:
         success = _Success(how.settled)
         try:
-            await connector.connect()
-            await connector.bounds(stream)  # a read of a missing stream would say so later, or never
-            batches = connector.read(stream, await start(), name=name, max_batch=max_batch)
+            async with asyncio.timeout(how.answer):
+                await connector.connect()
+                await connector.bounds(stream)  # a read of a missing stream would say so later, or never
+            begin = await start()
+            batches = connector.read(stream, begin, name=name, max_batch=max_batch)
             report(StreamState("reading"))
             success.began()
-            async with contextlib.aclosing(_closable(batches)) as reading:
-                async for batch in reading:
+            ear = Ear(connector, stream, begin, deaf, how.answer)
+            async with contextlib.aclosing(_closable(batches)) as reading, ear:
+                while (batch := await ear.next(reading)) is not None:
                     success.delivered = True
+                    deaf = how.deaf
                     yield batch
             problem = StreamState("down", "the connector ended the read without saying why")
         except asyncio.CancelledError:
@@ -105,8 +117,13 @@ async def follow(
             if task is None or task.cancelling():
                 raise
             problem = StreamState("down", "the read was cancelled from within the connector")
+        except Deaf as error:
+            deaf = min(2 * deaf, _MOST_PATIENT * how.deaf)  # a big chunk on a slow line may take that long
+            problem = StreamState("down", str(error))
         except Unavailable as error:
             problem = StreamState("down", str(error))
+        except TimeoutError:
+            problem = StreamState("down", f"the broker does not answer within {how.answer:g} s")
         except BrokerRefused as error:
             if starting and not success:
                 raise

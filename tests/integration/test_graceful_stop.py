@@ -47,3 +47,25 @@ async def test_a_stop_while_nothing_happens_is_immediate(site: Site) -> None:
 
         await until(reads, 15, "the source to run", runner)
         assert await runner.stop() < 3
+
+
+async def test_a_stop_with_a_full_window_and_a_slow_handler_takes_as_long_as_one_event(site: Site) -> None:
+    file = site.folder / "effects"
+    events = [keyed_event(f"event-{number}", f"key-{number % 20}") for number in range(2_000)]
+    text = effect_pipeline(site.stream, file, grace=f"{GRACE}s", source="window = 1000", options="seconds = 0.3")
+    await site.lay_out(text)
+    async with site.by_amqp() as amqp, site.books() as books:
+        await amqp.publish(events)
+        runner = site.run()
+        await site.until_processed(books, 20, 30, runner)
+        seconds = await runner.stop()  # to work the window off would take 15 s
+        done = file.read_text().split()
+        assert seconds < GRACE / 2
+        assert "were still in flight" not in runner.last_words()
+        assert len(done) == len(set(done)) == await books.processed() < 1_000
+
+        runner = site.run()
+        await site.until_processed(books, len(done) + 40, 30, runner)
+        await runner.stop()
+        again = file.read_text().split()
+        assert len(again) == len(set(again)) == await books.processed()

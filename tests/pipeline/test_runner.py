@@ -293,3 +293,27 @@ async def test_a_resource_that_does_not_answer_at_the_start_is_told_and_does_not
         await eventually(lambda: pipeline.stats().messages_processed == 1)
         await eventually(lambda: "resource temporal:" in caplog.text)
     assert "events that need it will wait" in caplog.text
+
+
+async def test_a_task_of_the_engine_that_dies_ends_the_run_instead_of_leaving_it_deaf(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.ledger.instances import Instances
+
+    async def broken(self: Instances, instance: object) -> None:
+        raise RuntimeError("a bug in the heartbeat")
+
+    monkeypatch.setattr(Instances, "beat", broken)
+    with pytest.raises(RuntimeError, match="a bug in the heartbeat"):
+        await asyncio.wait_for(Pipeline.from_file(write(), environ={}).run(), 10)
+
+
+async def test_the_stats_tell_how_each_connection_stands_and_why_a_runner_is_unhealthy(write: Write) -> None:
+    path = write('[resource.temporal]\naddress = "127.0.0.1:1"\ntimeout = "100ms"')
+    async with Pipeline.from_file(path, environ={}) as pipeline:
+        await eventually(lambda: pipeline.stats().connections["temporal"].state == "down")
+        await eventually(lambda: pipeline.stats().connections["database"].state == "up")
+        await eventually(lambda: pipeline.stats().connections["broker"].state == "up")
+        stats = pipeline.stats()
+        assert not stats.is_healthy
+        assert stats.reason.startswith("temporal is down: ")

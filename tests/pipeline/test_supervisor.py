@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import supervisor as module
+from pipeline import upkeep as module
 from pipeline.config.models import SourceTable
 from pipeline.connectors import Outgoing
 from pipeline.errors import Fenced, Unavailable

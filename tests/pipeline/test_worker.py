@@ -134,6 +134,18 @@ async def test_a_worker_starts_only_stages_that_have_jobs_and_runs_them(write: W
     assert worker.in_flight == 0
 
 
+async def test_a_worker_starts_no_stage_whose_jobs_are_all_the_runners_own(write: Write, redis_url: str) -> None:
+    path = write(redis(redis_url))
+    path.with_name("mine.py").write_text(HANDLERS.replace('return ("later", "slow")', "return ()"))
+    for _ in range(2):  # the second time there are jobs, and they are no business of the worker's
+        async with Worker.from_file(path, environ={}) as worker:
+            assert lines(path, "started.txt") == []
+            assert worker.resources == {}
+            await leave(worker, of("later", "a", "inline"))
+    async with Pipeline.from_file(path, environ={}):
+        await eventually(lambda: lines(path, "ran.txt") == ["inline a"])
+
+
 async def test_a_worker_serves_the_queues_that_it_is_told_to_and_never_the_runners_own(
     write: Write, redis_url: str
 ) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline import Reject, Unavailable
 from pipeline.errors import UserError
@@ -16,18 +16,22 @@ from pipeline_plugins.temporal.errors import DEPENDENCY, instruction, plain
 if TYPE_CHECKING:
     from temporalio.api.workflowservice.v1 import SignalWorkflowExecutionRequest
     from temporalio.client import Client, TLSConfig
-    from temporalio.service import RPCError
+    from temporalio.service import RPCError, WorkflowService
 
     from pipeline_plugins.temporal.options import TemporalOptions, TlsOptions
 
 __all__ = ["Connection"]
 
+ResultT = TypeVar("ResultT")
+
 _CONNECT_PAUSES = (0.1, 0.3, 0.6)  # seconds between the tries of one connect; the engine's own backoff follows
+# Milliseconds between pings, and until one must be answered: by default a dead connection is used for 45 s.
+_KEEP_ALIVE = (10_000, 5_000)
 _RPC_RETRIES = 4  # the client's core writes a line to stderr for each further one
 
 
 class Connection:
-    """The client, the signals sent through it, and a probe.
+    """The client, the calls made through it, and a probe.
 
     Args:
         address: The frontend's ``host:port``.
@@ -46,7 +50,7 @@ class Connection:
         self._timeout = options.timeout
         self._client: Client | None = None
         self._connecting: asyncio.Task[Client] | None = None
-        self._calls: set[asyncio.Task[None]] = set()
+        self._calls: set[asyncio.Task[Any]] = set()
 
     async def client(self) -> Client:
         """The connected client; callers that come while it connects share the one attempt.
@@ -66,8 +70,7 @@ class Connection:
     ) -> None:
         """Signal a workflow; the server applies one `request_id` once per run, however often it comes.
 
-        This is the raw call, since the client's own `signal` makes a new request id each time. Once sent, the call is
-        not abandoned when the caller is cancelled: `close` waits for it.
+        This is the raw call, since the client's own `signal` makes a new request id each time.
 
         Raises:
             Reject: There is no such workflow, it has completed, or the signal can't be sent as it is.
@@ -78,11 +81,36 @@ class Connection:
         request = self._request(client, workflow_id, run_id, signal, request_id)
         if args:
             request.input.payloads.extend(await client.data_converter.encode(args))
-        call = asyncio.create_task(self._send(client, request))
+        await self.call(
+            lambda service, timeout: service.signal_workflow_execution(request, retry=True, timeout=timeout),
+            workflow_id=workflow_id,
+        )
+
+    async def call(
+        self,
+        make: Callable[[WorkflowService, timedelta], Awaitable[ResultT]],
+        *,
+        workflow_id: str = "",
+        what: str = "signal",
+    ) -> ResultT:
+        """Make a raw call. Once sent, it is not abandoned when the caller is cancelled: `close` waits for it.
+
+        Args:
+            make: Makes the call, given the service and how long it may take.
+            workflow_id: The workflow that it is about, for messages.
+            what: What is asked for, for messages.
+
+        Raises:
+            Reject: What is asked for can't be had, now or later: see `instruction`.
+            Unavailable: Temporal can't be reached or used.
+            temporalio.service.RPCError: Anything else that it answers.
+        """
+        client = await self.client()
+        call = asyncio.create_task(self._call(client, make, workflow_id, what))
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
         call.add_done_callback(_retrieve)
-        await asyncio.shield(call)
+        return await asyncio.shield(call)
 
     async def probe(self) -> None:
         """Return when the frontend answers and has the namespace.
@@ -113,7 +141,7 @@ class Connection:
 
     async def _connect(self) -> Client:
         from temporalio.client import Client
-        from temporalio.service import RetryConfig
+        from temporalio.service import KeepAliveConfig, RetryConfig
 
         try:
             async with asyncio.timeout(self._timeout):
@@ -125,6 +153,7 @@ class Connection:
                             api_key=self._api_key,
                             tls=self._tls,
                             retry_config=RetryConfig(max_retries=_RPC_RETRIES),
+                            keep_alive_config=KeepAliveConfig(*_KEEP_ALIVE),
                             identity=f"pipeline-runner@{socket.gethostname()}:{os.getpid()}",
                         )
                     except RuntimeError as error:  # what the client raises when it can't connect, whatever the cause
@@ -154,22 +183,26 @@ class Connection:
         except ValueError as error:  # a lone surrogate is no text that can be sent
             raise Reject(f"the signal can't be encoded: {error}", kind="invalid_argument") from error
 
-    async def _send(self, client: Client, request: SignalWorkflowExecutionRequest) -> None:
+    async def _call(
+        self,
+        client: Client,
+        make: Callable[[WorkflowService, timedelta], Awaitable[ResultT]],
+        workflow_id: str,
+        what: str,
+    ) -> ResultT:
         from temporalio.service import RPCError
 
         try:
-            await client.workflow_service.signal_workflow_execution(
-                request, retry=True, timeout=timedelta(seconds=self._timeout)
-            )
+            return await make(client.workflow_service, timedelta(seconds=self._timeout))
         except RPCError as error:
-            known = instruction(error, request.workflow_execution.workflow_id, self.namespace)
+            known = instruction(error, workflow_id, self.namespace, what)
             if known is not None:
                 raise known from error
-            await self._raise_if_down(error)
+            await self.raise_if_down(error)
             raise
 
-    async def _raise_if_down(self, cause: RPCError) -> None:
-        """A broken connection also shows as UNKNOWN or INTERNAL: ask the server whether it is there."""
+    async def raise_if_down(self, cause: RPCError) -> None:
+        """Raise `Unavailable` where the server is silent: a broken connection also shows as UNKNOWN or INTERNAL."""
         try:
             await self.probe()
         except (Unavailable, UserError) as error:

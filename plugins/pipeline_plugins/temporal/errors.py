@@ -10,10 +10,13 @@ from pipeline import PipelineError, Reject, Unavailable
 if TYPE_CHECKING:
     from temporalio.service import RPCError
 
-__all__ = ["DEPENDENCY", "instruction", "plain"]
+__all__ = ["BATCHES", "DEPENDENCY", "instruction", "plain"]
 
 DEPENDENCY = "temporal"
 """What `Unavailable.dependency` says."""
+
+BATCHES = "temporal batch operations"
+"""What it says where Temporal itself is well, but runs as many batch operations in the namespace as it may."""
 
 _QUOTED = re.compile(r'(?:message|error): "([^"]+)"')
 
@@ -24,8 +27,14 @@ def plain(error: BaseException) -> str:
     return found.group(1) if found else str(error) or type(error).__name__
 
 
-def instruction(error: RPCError, workflow_id: str, namespace: str) -> PipelineError | None:
+def instruction(error: RPCError, workflow_id: str, namespace: str, what: str = "signal") -> PipelineError | None:
     """The instruction that an RPC's error stands for; None for one that says nothing certain.
+
+    Args:
+        error: The error.
+        workflow_id: The workflow that it is about.
+        namespace: The namespace.
+        what: What was asked for, as messages call it.
 
     Permanent are only errors that this event itself causes. A wrong namespace or key fails every event alike: that is
     a fault of the configuration, so events wait until it is mended.
@@ -37,9 +46,11 @@ def instruction(error: RPCError, workflow_id: str, namespace: str) -> PipelineEr
         case Code.NOT_FOUND:
             known = _not_found(error, workflow_id, namespace)
         case Code.INVALID_ARGUMENT:
-            known = Reject(f"Temporal refuses the signal: {error.message}", kind="invalid_argument")
+            known = Reject(f"Temporal refuses the {what}: {error.message}", kind="invalid_argument")
         case Code.RESOURCE_EXHAUSTED if "larger than max" in error.message:  # gRPC's own limit, for this message only
-            known = Reject(f"the signal is too large: {error.message}", kind="invalid_argument")
+            known = Reject(f"the {what} is too large: {error.message}", kind="invalid_argument")
+        case Code.RESOURCE_EXHAUSTED if "concurrent batch operations" in error.message:
+            known = Unavailable(BATCHES, "the namespace has as many as it may: others must end first")
         case Code.PERMISSION_DENIED | Code.UNAUTHENTICATED:
             reason = f"access refused ({error.message}): mend api_key or tls in [resource.temporal]"
             known = Unavailable(DEPENDENCY, reason)

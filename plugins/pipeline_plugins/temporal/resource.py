@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel
 
 from pipeline import Resource, Unavailable
+from pipeline_plugins.temporal import batches, inspection
 from pipeline_plugins.temporal.connection import Connection, require_temporalio
 from pipeline_plugins.temporal.embedded import EmbeddedServer, find_program, shown_program
 from pipeline_plugins.temporal.errors import DEPENDENCY
@@ -18,6 +19,8 @@ from pipeline_plugins.temporal.options import TemporalOptions
 if TYPE_CHECKING:
     from temporalio.client import Client
 
+    from pipeline_plugins.temporal.batches import BatchProgress, Operation
+    from pipeline_plugins.temporal.inspection import Answer
     from pipeline_plugins.temporal.sample.worker import Sample
 
 __all__ = ["TemporalResource"]
@@ -86,6 +89,47 @@ class TemporalResource(Resource[TemporalOptions]):
             Unavailable: Temporal can't be reached or used.
         """
         await self._connected().signal(workflow_id, signal, request_id=request_id, args=args, run_id=run_id)
+
+    async def query(
+        self, workflow_id: str, name: str, *, run_id: str | None = None, args: Sequence[Any] = ()
+    ) -> Answer:
+        """What a workflow answers to a query, or why it does not. Raises `Unavailable`, where Temporal itself is."""
+        return await inspection.query(self._connected(), workflow_id, name, run_id=run_id, args=args)
+
+    async def status(self, workflow_id: str, *, run_id: str | None = None) -> Answer:
+        """A workflow's status (``RUNNING``, ``CANCELED``, …), or why there is none. Raises `Unavailable`."""
+        return await inspection.status(self._connected(), workflow_id, run_id=run_id)
+
+    async def count(self, query: str) -> int:
+        """How many workflows a visibility query matches.
+
+        Raises:
+            Reject: ``invalid_argument``: it is no query of this namespace.
+            Unavailable: Temporal can't be reached or used.
+        """
+        return await batches.count(self._connected(), query)
+
+    async def start_batch(
+        self,
+        job_id: str,
+        query: str,
+        operation: Operation,
+        *,
+        signal: str = "",
+        args: Sequence[Any] = (),
+        reason: str,
+    ) -> None:
+        """Have Temporal signal, cancel or terminate whatever a visibility query matches, once per `job_id`.
+
+        Raises:
+            Reject: ``invalid_argument``: it is no query of this namespace.
+            Unavailable: Temporal can't be reached or used, or has as many batch operations as it may.
+        """
+        await batches.start(self._connected(), job_id, query, operation, signal=signal, args=args, reason=reason)
+
+    async def batch(self, job_id: str) -> BatchProgress:
+        """How far a batch operation has come. Raises `Unavailable`."""
+        return await batches.progress(self._connected(), job_id)
 
     async def probe(self) -> None:
         """Return when Temporal answers and has the namespace; else raise `Unavailable`, or a `UserError`.

@@ -1,0 +1,126 @@
+"""Looking at workflows: what one answers to a query, and the status that the server gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from pipeline import Reject
+
+if TYPE_CHECKING:
+    from temporalio.api.common.v1 import WorkflowExecution
+    from temporalio.service import RPCError, WorkflowService
+
+    from pipeline_plugins.temporal.connection import Connection
+
+__all__ = ["Answer", "query", "status"]
+
+_STATUS = "WORKFLOW_EXECUTION_STATUS_"
+_NO_ID = "no workflow can have this id"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was seen of a workflow.
+
+    Attributes:
+        value: What it answered, or its status (``RUNNING``, ``CANCELED``, …); None where there is no answer.
+        reason: Why there is no answer; empty where there is one.
+        at: Since when this holds, where the server knows (aware, UTC).
+    """
+
+    value: Any = None
+    reason: str = ""
+    at: datetime | None = None
+
+
+async def query(
+    connection: Connection, workflow_id: str, name: str, *, run_id: str | None = None, args: Sequence[Any] = ()
+) -> Answer:
+    """What a workflow answers to a query; that its worker gives no answer is no error.
+
+    Raises:
+        Unavailable: Temporal itself can't be reached or used.
+    """
+    from temporalio.api.query.v1 import WorkflowQuery
+    from temporalio.api.workflowservice.v1 import QueryWorkflowRequest, QueryWorkflowResponse
+    from temporalio.service import RPCError
+
+    client = await connection.client()
+    execution = _execution(workflow_id, run_id)
+    if execution is None:
+        return Answer(reason=_NO_ID)
+    request = QueryWorkflowRequest(
+        namespace=connection.namespace, execution=execution, query=WorkflowQuery(query_type=name)
+    )
+    if args:
+        request.query.query_args.payloads.extend(await client.data_converter.encode(args))
+
+    async def ask(service: WorkflowService, timeout: timedelta) -> QueryWorkflowResponse | str:
+        try:
+            return await service.query_workflow(request, timeout=timeout)
+        except RPCError as error:
+            if not _is_the_workers(error):
+                raise
+            await connection.raise_if_down(error)  # a server that is away is silent, too
+            return f"no worker answers the query {name!r}"
+
+    try:
+        response = await connection.call(ask, workflow_id=workflow_id, what="query")
+    except (Reject, RPCError) as error:
+        return Answer(reason=str(error))
+    if isinstance(response, str):
+        return Answer(reason=response)
+    try:
+        values = await client.data_converter.decode(response.query_result.payloads)
+    except Exception as error:  # noqa: BLE001 - a converter may raise anything; it is this workflow's answer only
+        return Answer(reason=f"its answer to the query {name!r} can't be read: {error}")
+    return Answer(values[0] if values else None)
+
+
+async def status(connection: Connection, workflow_id: str, *, run_id: str | None = None) -> Answer:
+    """A workflow's status, by the names that Temporal's API has for them, without their common prefix.
+
+    This is the raw call, since the client's own `describe` fails for a status that it does not know.
+
+    Raises:
+        Unavailable: Temporal can't be reached or used.
+    """
+    from temporalio.api.enums.v1 import WorkflowExecutionStatus
+    from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest
+    from temporalio.service import RPCError
+
+    execution = _execution(workflow_id, run_id)
+    if execution is None:
+        return Answer(reason=_NO_ID)
+    request = DescribeWorkflowExecutionRequest(namespace=connection.namespace, execution=execution)
+    try:
+        response = await connection.call(
+            lambda service, timeout: service.describe_workflow_execution(request, retry=True, timeout=timeout),
+            workflow_id=workflow_id,
+            what="question",
+        )
+    except (Reject, RPCError) as error:
+        return Answer(reason=str(error))
+    info = response.workflow_execution_info
+    name = WorkflowExecutionStatus.Name(info.status).removeprefix(_STATUS)
+    return Answer(name, at=info.close_time.ToDatetime(UTC) if info.HasField("close_time") else None)
+
+
+def _execution(workflow_id: str, run_id: str | None) -> WorkflowExecution | None:
+    """The workflow; None for a text that can't be sent, such as a lone surrogate."""
+    from temporalio.api.common.v1 import WorkflowExecution
+
+    try:
+        return WorkflowExecution(workflow_id=workflow_id, run_id=run_id or "")
+    except ValueError:
+        return None
+
+
+def _is_the_workers(error: RPCError) -> bool:
+    """Whether an error is how a query ends for which there is no worker."""
+    from temporalio.service import RPCStatusCode as Code
+
+    return error.status in (Code.CANCELLED, Code.DEADLINE_EXCEEDED, Code.FAILED_PRECONDITION)
