@@ -160,7 +160,7 @@ async def test_nothing_is_kept_of_workflows_that_were_signalled() -> None:
     names = [f"w{number}" for number in range(100)]
     async with started(WorkflowControlHandler, temporal=FakeTemporal(*names)) as handler:
         await hand(handler, *(deliver(reference_event(id=name, workflow_id=name)) for name in names))
-        assert handler._turns == {}  # type: ignore[attr-defined]
+        assert handler._sender.turns == {}  # type: ignore[attr-defined]
 
 
 async def test_an_outage_ends_the_whole_batch_as_unavailable_without_further_calls() -> None:

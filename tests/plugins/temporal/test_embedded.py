@@ -218,13 +218,22 @@ async def test_a_server_that_ends_by_itself_is_started_again_on_the_same_port(
 async def test_while_it_is_down_nothing_is_sent_to_a_stranger_on_its_port(
     database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(embedded, "_RESTART_PAUSES", (3.0, 0.2))
+    monkeypatch.setattr(embedded, "_RESTART_PAUSES", (0.2, 0.2))
+    spawn, me, there = embedded.EmbeddedServer._spawn, asyncio.current_task(), asyncio.Event()
+
+    async def after_the_stranger(self: embedded.EmbeddedServer, program: str) -> None:
+        if asyncio.current_task() is not me:  # the stranger is started by this test, the other server by itself
+            await there.wait()
+        await spawn(self, program)
+
     async with running(database) as resource:
         await begin(resource, "w")
+        monkeypatch.setattr(embedded.EmbeddedServer, "_spawn", after_the_stranger)
         port = server_of(database).port
         os.kill(server_of(database).pid, signal.SIGKILL)
         await eventually(lambda: "the embedded Temporal ended" in caplog.text)
         async with running(tmp_path / "stranger.db", port=port):
+            there.set()
             with pytest.raises(Unavailable, match="not running"):
                 await resource.signal("w", "pause", request_id="1")
             await eventually(lambda: "did not start" in caplog.text)

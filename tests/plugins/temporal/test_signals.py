@@ -3,71 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 
 import pytest
-from temporalio.client import Client
 
 from pipeline import Reject, Unavailable
-from pipeline_handlers.workflow_control import Signaller
-from pipeline_plugins.temporal import TemporalResource
-from pipeline_plugins.temporal.options import TemporalOptions
-from pipeline_plugins.temporal.sample.worker import sample_worker
-from pipeline_plugins.temporal.sample.workflow import Memory, SampleWorkflow
 from tests.handlers.eventually import eventually
-from tests.handlers.fake_temporal import FakeTemporal
-
-
-class World(ABC):
-    """A resource, and the means to make workflows and to look into them."""
-
-    resource: Signaller
-
-    @abstractmethod
-    async def begin(self, workflow_id: str) -> None: ...
-
-    @abstractmethod
-    async def finish(self, workflow_id: str) -> None: ...
-
-    @abstractmethod
-    async def applied(self, workflow_id: str) -> int: ...
-
-
-class FakeWorld(World):
-    def __init__(self) -> None:
-        self.resource = self.fake = FakeTemporal()
-
-    async def begin(self, workflow_id: str) -> None:
-        self.fake.workflows[workflow_id] = []
-
-    async def finish(self, workflow_id: str) -> None:
-        self.fake.completed.add(workflow_id)
-
-    async def applied(self, workflow_id: str) -> int:
-        return len(self.fake.workflows[workflow_id])
-
-
-class RealWorld(World):
-    def __init__(self, resource: TemporalResource, client: Client, task_queue: str) -> None:
-        self.resource = resource
-        self._client = client
-        self._task_queue = task_queue
-
-    async def begin(self, workflow_id: str) -> None:
-        await self._client.start_workflow(SampleWorkflow.run, id=workflow_id, task_queue=self._task_queue)
-
-    async def finish(self, workflow_id: str) -> None:
-        await self._client.get_workflow_handle(workflow_id).terminate()
-
-    async def applied(self, workflow_id: str) -> int:
-        return await self._client.get_workflow_handle(workflow_id).query(SampleWorkflow.applied)
-
-    async def run_of(self, workflow_id: str) -> str | None:
-        return (await self._client.get_workflow_handle(workflow_id).describe()).run_id
-
-    async def memory(self, workflow_id: str) -> Memory:
-        return await self._client.get_workflow_handle(workflow_id).query(SampleWorkflow.memory)
+from tests.plugins.temporal.worlds import FakeWorld, RealWorld, World, real_world
 
 
 class SignalContract:
@@ -140,13 +82,8 @@ class TestFake(SignalContract):
 class TestReal(SignalContract):
     @pytest.fixture
     async def world(self, temporal_address: str) -> AsyncIterator[World]:
-        resource = TemporalResource(TemporalOptions(address=temporal_address))
-        await resource.start()
-        client = await resource.client()
-        task_queue = f"contract-{secrets.token_hex(6)}"
-        async with sample_worker(client, task_queue):
-            yield RealWorld(resource, client, task_queue)
-        await resource.stop()
+        async with real_world(temporal_address) as world:
+            yield world
 
     @pytest.mark.parametrize("workflow_id", ["", "x" * 5_000, "\ud800"])
     async def test_an_id_that_cannot_be_one_is_rejected(self, world: World, workflow_id: str) -> None:
