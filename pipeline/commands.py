@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from pipeline.config.models import PipelineConfig, QueueTable
+    from pipeline.errors import Problem
     from pipeline.ledger.database import Database
 
 __all__ = [
@@ -64,10 +65,19 @@ class OpenedPipeline:
         """What plugins return from the hooks that `pipeline_hookspecs` added, by the hook's name."""
         return self._opened.loaded.catalog.extensions
 
+    @property
+    def problems(self) -> Sequence[Problem]:
+        """What is wrong with a file that was opened leniently; else empty."""
+        return self._opened.loaded.problems
+
     def stages_using(self, handler: str) -> dict[str, BaseModel]:
-        """The checked options of every stage that uses this handler, by the stage's name; may be empty."""
+        """The checked options of every stage that uses this handler, by the stage's name; may be empty.
+
+        Of a file that was opened leniently, stages whose options are wrong are left out.
+        """
         loaded = self._opened.loaded
-        return {name: loaded.options(name) for name, stage in loaded.config.stage.items() if stage.use == handler}
+        using = (name for name, stage in loaded.config.stage.items() if stage.use == handler)
+        return {name: loaded.options(name) for name in using if loaded.has_options(name)}
 
     async def prepare(self, database: Database) -> None:
         """Make the database ready for use: a SQLite file is migrated, as a runner does it.
@@ -95,14 +105,20 @@ class OpenedPipeline:
             await database.close()
 
 
-def opened(path: Path = DEFAULT) -> OpenedPipeline:
+def opened(path: Path = DEFAULT, *, lenient: bool = False) -> OpenedPipeline:
     """Read and check a pipeline's file.
+
+    Args:
+        path: The file.
+        lenient: For commands that look at what a pipeline has done, and steer it: they work while somebody is changing
+            the file. Only ``[pipeline]`` and ``[database]`` must be right; all else that is wrong is warned of in one
+            line on standard error, and in `OpenedPipeline.problems`.
 
     Raises:
         UserError: There is no such file, it is wrong (then every problem is told), or a plugin can't be used. A command
             lets it pass: it is shown as its words, and the exit code is 2.
     """
-    return OpenedPipeline(open_file(path))
+    return OpenedPipeline(open_file(path, lenient=lenient))
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

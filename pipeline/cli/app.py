@@ -15,6 +15,7 @@ from pipeline.cli import (
     plugins,
     publish,
     queues,
+    replay,
     routes,
     run,
     stats,
@@ -94,8 +95,9 @@ def build(*, rich: bool = False) -> typer.Typer:
     app.command("routes")(routes.routes)
     app.command("publish")(publish.publish)
     app.command("stats")(stats.stats)
-    app.command("queues")(queues.queues)
+    app.add_typer(queues.app, name="queues")
     app.add_typer(dead_letters.app, name="dead-letters")
+    app.command("replay")(replay.replay)
     app.command("plugins")(plugins.plugins)
     app.command("migrate")(migrate.migrate)
     app.command("init")(init.init)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -50,8 +50,14 @@ def local_handlers(path: Path) -> list[Path]:
     return [path.parent / handlers for handlers in peek(path, os.environ).handlers]
 
 
-def open_file(path: Path) -> Opened:
+def open_file(path: Path, *, lenient: bool = False) -> Opened:
     """Load a file with the installed plugins and its local handlers.
+
+    Args:
+        path: The file.
+        lenient: Only ``[pipeline]`` and ``[database]`` must be right, for who looks after what runs already, with a
+            file that somebody is just changing: that other tables or plugins are wrong is a warning, and in
+            `Loaded.problems`.
 
     Raises:
         UserError: There is no such file.
@@ -62,5 +68,33 @@ def open_file(path: Path) -> Opened:
     from pipeline.config.load import load
     from pipeline.plugins import load_plugins
 
+    if lenient:
+        return _open_leniently(path)
     plugins = load_plugins(local_handlers(path)).require_sound()
     return Opened(load(path, os.environ, plugins.catalog()), plugins)
+
+
+def _open_leniently(path: Path) -> Opened:
+    from pipeline.cli.console import count, warn
+    from pipeline.config.catalog import Catalog
+    from pipeline.config.load import load
+    from pipeline.errors import PluginError, Problem
+    from pipeline.plugins import load_plugins
+
+    wrong: list[Problem] = []
+    try:
+        plugins = load_plugins(local_handlers(path))
+    except PluginError as error:
+        wrong.append(Problem(str(error)))
+        plugins = load_plugins()
+    wrong += [Problem(str(plugin.error)) for plugin in plugins.broken]
+    needed = ("pipeline", "database")
+    try:
+        loaded = load(path, os.environ, plugins.catalog(), needed=needed)
+    except PluginError as error:  # of what a plugin offers to others, which nothing here is checked with then
+        wrong.append(Problem(str(error)))
+        loaded = replace(load(path, os.environ, Catalog(), needed=needed), problems=())
+    loaded = replace(loaded, problems=(*wrong, *loaded.problems))
+    if loaded.problems:
+        warn(f"{path} has {count(len(loaded.problems), 'problem')}: 'pipeline check {path}' shows what is wrong")
+    return Opened(loaded, plugins)

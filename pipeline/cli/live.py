@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config.redact import redact
 from pipeline.errors import PipelineError
+from pipeline.jobs.contract import INLINE
 
 if TYPE_CHECKING:
     from pipeline.cli.files import Opened
+    from pipeline.config.load import Loaded
     from pipeline.connectors import Connector
+    from pipeline.ledger.database import Database
 
 __all__ = ["Answer", "ask_all"]
 
@@ -112,13 +115,32 @@ async def _database(opened: Opened) -> str:
             return "it will be created"
         await database.probe()
         missing = await pending(database, opened.plugins.branches())
+        stranded = [] if missing else await _stranded(database, opened.loaded)
     finally:
         await database.close()
     if not missing:
-        return "its schema is up to date"
+        return "; ".join(["its schema is up to date", *stranded])
     if database.dialect == "sqlite":
         return f"'pipeline run' will migrate it to {', '.join(missing)}"
     raise UserError(f"its schema lacks {', '.join(missing)}: run 'pipeline migrate {opened.loaded.path}'")
+
+
+async def _stranded(database: Database, loaded: Loaded) -> list[str]:
+    """Jobs that nobody may run as the file is now, in words."""
+    from pipeline.cli.console import count
+    from pipeline.jobs.figures import jobs_by_stage
+
+    told: list[str] = []
+    for stage, (number, queues) in (await jobs_by_stage(database, loaded.config.pipeline.name)).items():
+        jobs = f"{count(number, 'job')} on {', '.join(queues)}"
+        if stage not in loaded.config.stage:
+            told.append(f"{jobs} of the stage {stage}, which is not configured: nobody runs them")
+        elif unused := [queue for queue in queues if queue != INLINE and queue not in loaded.queues]:
+            told.append(
+                f"{jobs} of the stage {stage}, and no stage uses {', '.join(unused)} any more: "
+                "workers that are told their queues by --queue must be told of it, too"
+            )
+    return told
 
 
 async def _queue(opened: Opened) -> str:

@@ -1,31 +1,56 @@
-"""``pipeline queues``: how the queues of jobs stand; SQL knows, and Redis may be down."""
+"""``pipeline queues``: how the queues of jobs stand, and which jobs are on them; SQL knows, and Redis may be down."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from pipeline.cli.files import DEFAULT, ConfigOption, JsonOption, open_file
 
 if TYPE_CHECKING:
     from pipeline.config.load import Loaded
 
-__all__ = ["queues"]
+__all__ = ["app"]
+
+app = typer.Typer(invoke_without_command=True)
 
 _REDIS_SECONDS = 3.0
+_PLACE_OF_HINTS = ("jobs", "jobs.url", "jobs.prefix")
 _COLUMNS = ("queued", "scheduled", "backing_off", "running", "completed", "failed")
 
 
-def queues(config: ConfigOption = DEFAULT, as_json: JsonOption = False) -> None:
+@app.callback()
+def queues(context: typer.Context, config: ConfigOption = DEFAULT, as_json: JsonOption = False) -> None:
     """Show the queues of jobs: how many wait, run, and of those runs that are kept completed and failed."""
     from pipeline.cli.console import show_json
 
-    found = asyncio.run(_collect(open_file(config).loaded))
+    if context.invoked_subcommand is not None:
+        return
+    found = asyncio.run(_collect(open_file(config, lenient=True).loaded))
     if as_json:
         show_json(found)
     else:
         _show(found)
+
+
+@app.command("jobs")
+def jobs(
+    queue: Annotated[str | None, typer.Argument(metavar="QUEUE", help="Only of this queue.")] = None,
+    config: ConfigOption = DEFAULT,
+    state: Annotated[
+        str | None,
+        typer.Option(metavar="STATE", help="Only queued, scheduled, backing_off, running or failed ones."),
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many at most.")] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """List the jobs that are to be done, those first that are due first; with --state failed, those that failed."""
+    from pipeline.cli.queue_jobs import show_jobs
+
+    show_jobs(open_file(config, lenient=True).loaded, queue, state, limit, as_json=as_json)
 
 
 async def _collect(loaded: Loaded) -> dict[str, Any]:
@@ -55,6 +80,8 @@ async def _add_hints(loaded: Loaded, rows: list[dict[str, Any]]) -> dict[str, An
     for row in rows:
         row["hints"] = None
     url = loaded.config.jobs.url
+    if wrong := [problem for problem in loaded.problems if problem.path in _PLACE_OF_HINTS]:
+        return {"kind": "redis", "url": None, "problem": f"{wrong[0].path}: {wrong[0].message}"}
     if url is None:
         return {"kind": "embedded" if loaded.use_queue else "inline", "url": None, "problem": None}
     from pipeline.config.redact import redact
@@ -101,7 +128,9 @@ def _show(found: dict[str, Any]) -> None:
         ],
     )
     if transport["problem"]:
-        say(f"{transport['url']}: {transport['problem']}; jobs wait in the database until it answers", style="yellow")
+        where = transport["url"]
+        told = f"{where}: {transport['problem']}; jobs wait in the database until it answers"
+        say(told if where else f"no hints are shown: {transport['problem']}", style="yellow")
 
 
 def _age(seconds: float | None) -> str:

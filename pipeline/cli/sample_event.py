@@ -94,8 +94,10 @@ def _paths_in(texts: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def _parts(value: object) -> Iterator[object]:
+    """What a value is made of, but for options that declare ``examples=[]``: a first event is not about them."""
     if isinstance(value, BaseModel):
-        yield from (getattr(value, name) for name in type(value).model_fields)
+        fields = type(value).model_fields.items()
+        yield from (getattr(value, name) for name, field in fields if field.examples != [])
     elif isinstance(value, Mapping):
         yield from value.values()
     elif isinstance(value, (list, tuple)):

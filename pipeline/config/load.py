@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic import BaseModel
 
@@ -26,11 +27,11 @@ from pipeline.config.models import (
     StageTable,
 )
 from pipeline.config.options import check_resources, check_stages
-from pipeline.config.origins import Value, values_of
+from pipeline.config.origins import EffectivePolicy, Value, values_of
 from pipeline.config.positions import Path
 from pipeline.config.problems import near
 from pipeline.config.queues import check_queues, effective_queues, queues_of_stages
-from pipeline.config.routes import check_condition, check_routes, finally_only, implied_stages
+from pipeline.config.routes import check_coalesce, check_condition, check_routes, finally_only, implied_stages
 from pipeline.config.tables import Tables
 from pipeline.errors import ConfigError, PipelineError, Problem
 from pipeline.jobs.contract import INLINE
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 __all__ = ["Loaded", "load", "peek"]
 
 M = TypeVar("M", bound=BaseModel)
+
+_DATABASE_VARIABLE: Final = "DATABASE_URL"
+_TABLE_NAME: Final = re.compile(r"[.\[]")
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class Loaded:
         use_queue: Whether jobs have a queue: the file has a ``[jobs]`` table, or variables say where Redis is. Else the
             runner runs all jobs itself.
         queues: Every queue by name with its effective settings: those of the file, and those that stages use besides.
+        problems: What is wrong all the same, outside the tables that `load` was told are needed; what it concerns is
+            missing here, or as if the file did not say it.
     """
 
     path: FilePath
@@ -68,11 +74,12 @@ class Loaded:
     warnings: Sequence[Problem]
     catalog: Catalog
     _options: Mapping[str, BaseModel]
-    _policies: Mapping[str, Policy]
+    _policies: Mapping[str, EffectivePolicy]
     _resource_options: Mapping[str, BaseModel]
     use_queue: bool = False
     queues: Mapping[str, QueueTable] = field(default_factory=dict)
     _stage_queues: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    problems: Sequence[Problem] = ()
 
     @property
     def origins(self) -> dict[str, str]:
@@ -83,6 +90,10 @@ class Loaded:
         """The handler that a stage uses."""
         return self.catalog.handlers[self._stage(stage).use]
 
+    def has_options(self, stage: str) -> bool:
+        """Whether there is such a stage, and its options are right."""
+        return stage in self._options
+
     def options(self, stage: str) -> BaseModel:
         """A stage's options, as its handler's model."""
         self._stage(stage)
@@ -91,7 +102,7 @@ class Loaded:
     def policy(self, stage: str) -> Policy:
         """A stage's effective policy: the handler's, with what the stage says instead."""
         self._stage(stage)
-        return self._policies.get(stage) or Policy()
+        return self._policies[stage].policy if stage in self._policies else Policy()
 
     def queues_of(self, stage: str) -> tuple[str, ...]:
         """The queues that a stage leaves jobs on: its own where it is async, and its handler's; empty for most."""
@@ -130,13 +141,17 @@ class Loaded:
             raise PipelineError(f"there is no stage {name!r}{near(name, self.config.stage)}") from None
 
 
-def load(path: FilePath, environ: Mapping[str, str], catalog: Catalog | None = None) -> Loaded:
+def load(
+    path: FilePath, environ: Mapping[str, str], catalog: Catalog | None = None, *, needed: Collection[str] = ()
+) -> Loaded:
     """Read and check a configuration.
 
     Args:
         path: The TOML file.
         environ: Environment variables.
         catalog: What the installed plugins offer; without it only the shape is checked, and no default is applied.
+        needed: The tables that must be right (``pipeline``, ``database``); what is wrong elsewhere becomes
+            `Loaded.problems`. Empty: all must be.
 
     Raises:
         ConfigError: The file is missing or wrong; it carries every problem that could be found, in file order.
@@ -147,12 +162,13 @@ def load(path: FilePath, environ: Mapping[str, str], catalog: Catalog | None = N
     problems = document.problems
     for message in environment.warnings.values():
         problems.warn((), message)
-    for message in environment.errors.values():
+    for name, message in environment.errors.items():
         if not any(message in known.message for known in problems.errors):
-            problems.add((), message)
-    if problems.errors:
-        raise ConfigError(problems.in_order(problems.errors))
-    return replace(loaded, warnings=tuple(problems.in_order(problems.warnings)))
+            problems.add(("database", "url") if name == _DATABASE_VARIABLE else (), message)
+    found = problems.in_order(problems.errors)
+    if any(not needed or _concerns(problem, needed) for problem in found):
+        raise ConfigError(found)
+    return replace(loaded, warnings=tuple(problems.in_order(problems.warnings)), problems=tuple(found))
 
 
 def peek(path: FilePath, environ: Mapping[str, str]) -> PipelineTable:
@@ -187,6 +203,7 @@ def _checked(path: FilePath, document: Document, environment: Environment, catal
         return Loaded(path, config, values_of(config, document), (), Catalog(), {}, {}, {})
     context = {"extensions": catalog.extensions, "base": path.parent, "environ": environment}
     options, policies = check_stages(stages, tables, catalog, context)
+    check_coalesce(routes, stages, policies, document.problems)
     used = queues_of_stages(stages, options, catalog, document.problems)
     check_queues(config.jobs, used, document.problems)
     resources = {**tables.resources, **_implied_resources(routes, stages, options, tables, catalog)}
@@ -194,9 +211,15 @@ def _checked(path: FilePath, document: Document, environment: Environment, catal
     config = config.model_copy(update={"resource": resources})
     queues = effective_queues(config.jobs, used)
     config = _with_endpoints(config, environment, catalog, document, needs_queue=any(name != INLINE for name in queues))
-    values = values_of(config, document, resource_options)
+    values = values_of(config, document, resource_options, policies)
     use_queue = "jobs" in document.raw or config.jobs.url is not None
     return Loaded(path, config, values, (), catalog, options, policies, resource_options, use_queue, queues, used)
+
+
+def _concerns(problem: Problem, needed: Collection[str]) -> bool:
+    """Whether a problem lies in one of these tables, or in an unknown one, which may be a misspelt one of them."""
+    table = _TABLE_NAME.split(problem.path, maxsplit=1)[0]
+    return table in needed or (table != "" and table not in PipelineConfig.model_fields)
 
 
 def _single(tables: Tables, model: type[M], kind: str) -> M:

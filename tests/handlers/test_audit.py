@@ -105,6 +105,17 @@ async def test_metadata_keeps_whole_structures() -> None:
     assert row.details == {"all": {"b": [1, "x", None]}}
 
 
+async def test_text_that_a_database_refuses_is_written_in_another_way() -> None:
+    event = make_event("a.\0", {"d": {"n\0": ["\0"]}, "id": "x\0"}, id="i\0")
+    delivery = deliver(event, Outcome.DEAD, Reject("no \0"))
+    row = await row_of(delivery, {"entity_id": "data.id", "metadata": {"all": "data.d"}})
+    assert (row.entity_id, row.routing_key, row.action, row.error) == (
+        r"x\u0000", r"a.\u0000", r"a.\u0000", r"no \u0000",
+    )  # fmt: skip
+    assert row.details == {"all": {r"n\u0000": [r"\u0000"]}}
+    assert row.event_id.startswith(r"i\u0000#")
+
+
 async def test_the_first_mapping_that_matches_counts() -> None:
     row = await row_of(
         deliver(reference_event()),

@@ -14,10 +14,13 @@ from sqlalchemy import update
 
 from pipeline import Reject
 from pipeline.errors import UserError
+from pipeline.jobs.listing import list_failed_runs, list_jobs
 from pipeline.ledger.job_tables import JobRow
 from pipeline_handlers.governance.contract import Step
-from pipeline_handlers.governance.tables import Approval, ApprovalDecision, Notification, Task
-from tests.handlers.governance.engine_rig import QUEUE, Rig, note, rig_on
+from pipeline_handlers.governance.left import Notifications, Tasks
+from pipeline_handlers.governance.tables import Approval, ApprovalDecision, Notification, Task, WorkflowExecution
+from tests.handlers.governance.engine_rig import PIPELINE, QUEUE, Rig, note, rig_on
+from tests.handlers.governance.kit import STAGE
 
 Make = Callable[..., Awaitable[Rig]]
 LONG = "".join(random.Random(7).choices("abcdefghijklmnopqrstuvwxyz0123456789", k=9000))
@@ -183,3 +186,35 @@ async def test_what_postgresql_refuses_fails_only_the_execution_that_left_it(mak
     assert states[5] == ("failed", None)
     assert [row.status for row in await rig.actions(ids[5])] == ["completed", "failed"]
     assert len(await rig.rows(Notification)) == 11 * 2 + 1
+
+
+async def test_what_operators_and_people_ask_for_and_change_is_the_same_on_postgresql(make: Make) -> None:
+    """Notices, tasks that two end at once, phases of executions that were given back, and another definition."""
+    rig = await make(AFTER, {"use": "leave", "what": "broken"}, {"use": "approval", "approvers": "ciso", "notify": {}})
+    rig.script.plan("broken", Reject("no"))
+    [id_] = await rig.trigger()
+    await rig.run()
+    rig.define([AFTER, {"use": "approval", "approvers": "cto", "notify": {"message": "{{ approval.id }}"}}])
+    assert await rig.executions.ids(status="failed", since=rig.now) == [id_]
+    await rig.executions.retry(id_, definitions={STAGE: rig.definitions})
+    async with rig.database.write() as connection:
+        await connection.execute(update(WorkflowExecution).values(phase="running"))  # as a worker that died left it
+    assert [one.phase for one in await rig.executions.list(phase="queued")] == ["queued"]
+    assert (await rig.executions.show(id_)).execution.phase == "queued"
+    await rig.run()
+
+    notifications = Notifications(rig.database, rig.clock, pipeline=PIPELINE)
+    [told] = await notifications.list(recipient="cto", status="unread")
+    assert told.message == f"{id_}/1/0/1"
+    assert told.id is not None
+    tasks = Tasks(rig.database, rig.clock, pipeline=PIPELINE)
+    [task] = await tasks.list(entity="policy")
+    assert task.id is not None
+    assert sorted(await asyncio.gather(*(tasks.done(task.id) for _ in range(3)))) == [False, False, True]
+    assert await notifications.read(told.id)
+    await rig.approvals.decide(id_, "cto", "granted", request_id="r-1")
+    await rig.run()
+    assert await rig.state(id_) == ("completed", None)
+    listing = await list_jobs(rig.database, PIPELINE, rig.now)
+    assert listing.total == 0
+    assert (await list_failed_runs(rig.database, PIPELINE)).total == 1

@@ -116,4 +116,4 @@ def test_while_what_one_of_them_needs_is_away_its_execution_waits_and_loses_no_t
     until(lambda: [found["status"] for found in executions(shell)] == ["completed"], lambda: str(executions(shell)))
     [execution] = executions(shell)
     shown = json.loads(shell.type(f"{PIPELINE} executions show {execution['id']} --json"))
-    assert [action["failures"] for action in shown["steps"]] == [0, 0, 0]
+    assert [action["failures"] for action in shown["actions"]] == [0, 0, 0]

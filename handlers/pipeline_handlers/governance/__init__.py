@@ -53,7 +53,14 @@ def governance_actions() -> Sequence[type[Action[Any]]]:
 
 @hookimpl
 def pipeline_commands() -> Sequence[tuple[str, typer.Typer]]:
-    """``pipeline executions`` and ``pipeline approvals``."""
-    from pipeline_handlers.governance.commands import approvals, executions
+    """``pipeline executions``, ``approvals``, ``tasks`` and ``notifications``."""
+    from pipeline_handlers.governance.commands.approvals import approvals
+    from pipeline_handlers.governance.commands.executions import executions
+    from pipeline_handlers.governance.commands.left import notifications, tasks
 
-    return [("executions", executions), ("approvals", approvals)]
+    return [
+        ("executions", executions),
+        ("approvals", approvals),
+        ("tasks", tasks),
+        ("notifications", notifications),
+    ]

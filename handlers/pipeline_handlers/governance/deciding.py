@@ -14,8 +14,10 @@ from pipeline_handlers.governance.actions.approval import (
     ApprovalOptions,
     after_timeout,
     escalate,
+    notice_job,
     open_step,
 )
+from pipeline_handlers.governance.actions.notice import notice_step
 from pipeline_handlers.governance.audit import audit_row
 from pipeline_handlers.governance.cancelling import why_cancelled
 from pipeline_handlers.governance.contract import EntityView, Step
@@ -26,6 +28,7 @@ from pipeline_handlers.governance.tables import ApprovalDecision
 from pipeline_handlers.governance.transitions import APPROVALS, action_of, close_approval, fail, go_on
 
 if TYPE_CHECKING:
+    from pipeline_handlers.governance.actions.notify import NotifyAction
     from pipeline_handlers.governance.definitions import Definition, Definitions
     from pipeline_handlers.governance.options import GovernanceOptions
 
@@ -117,9 +120,11 @@ class Deciding:
             options = self._options(await self.definition(change, case.record), case.approval.position)
             following = case.approval.step + 1
             if following < len(options.ordered()):
-                row, job = open_step(options, following, await self._step(change, case))
+                step = await self._step(change, case)
+                row, job = open_step(options, following, step)
                 change.effects.rows.append(row)
-                change.effects.jobs += [job] if job is not None else []
+                notice = notice_job(options, following, row.values["id"], 0, step)
+                change.effects.jobs += [left for left in (job, notice) if left is not None]
                 opened = {"step": following, "approvers": row.values["approvers"]}
                 self._audit(change, case, "approval_opened", user_id, row.values["id"], **opened)
                 return
@@ -160,11 +165,24 @@ class Deciding:
         else:
             await self.reject(change, case, "expired", "nobody decided in time", user_id=None)
 
+    async def notice(self, change: Change, case: Case) -> tuple[NotifyAction, Step] | None:
+        """What tells those who are asked, and the step that it is run with; None where nothing does.
+
+        Raises `Reject` where the definition can't be used any more.
+        """
+        definition = await self.definition(change, case.record)
+        action = definition.actions[case.approval.position].action
+        self._options(definition, case.approval.position)
+        notify: NotifyAction | None = action.notices[case.approval.step]
+        if notify is None:
+            return None
+        return notify, notice_step(await self._step(change, case), case.approval._mapping)
+
     async def _escalate(self, change: Change, case: Case, options: ApprovalOptions) -> None:
         approval = case.approval
         passed = escalate(options, approval.step, approval.id, await self._step(change, case))
         await change.connection.execute(update(APPROVALS).where(APPROVALS.c.id == approval.id).values(**passed.values))
-        change.effects.jobs.append(passed.job)
+        change.effects.jobs += [passed.job, *([passed.notice] if passed.notice is not None else [])]
         self._audit(change, case, "approval_escalated", None, approvers=passed.values["approvers"])
         found = await change.connection.execute(select(APPROVALS).where(APPROVALS.c.id == approval.id))
         await self.conclude(change, Case(case.record, found.one()), user_id=None)

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from sqlalchemy import select
+
 from pipeline.errors import Reject, Unavailable
+from pipeline.jobs.contract import NewJob
 from pipeline.ledger.database import DatabaseRefused
 from pipeline.ledger.faults import reason_of
 from pipeline.ledger.rows import RowWriter
 from pipeline.ledger.writing import blames_data
 from pipeline_handlers.governance.approvals import Approvals
+from pipeline_handlers.governance.deciding import Deciding
 from pipeline_handlers.governance.effects import Effects
 from pipeline_handlers.governance.journal import tell, warn
-from pipeline_handlers.governance.planning import EXECUTION_JOB
+from pipeline_handlers.governance.notices import Notices
+from pipeline_handlers.governance.planning import EXECUTION_JOB, timer_job_id
 from pipeline_handlers.governance.records import Records
 from pipeline_handlers.governance.rounds import Round
 from pipeline_handlers.governance.steering import Steering
-from pipeline_handlers.governance.transitions import give_up, lock
+from pipeline_handlers.governance.transitions import APPROVALS, give_up, lock
 from pipeline_handlers.governance.tries import Begun, Tried
 
 if TYPE_CHECKING:
@@ -33,6 +39,8 @@ __all__ = ["Engine"]
 
 _FIRST_WAIT: Final = 0.1
 _LONGEST_WAIT: Final = 5.0
+_TIMED_OUT_AGAIN: Final = 300.0
+"""Seconds after which a time-out comes again whose job failed for good."""
 _MOST_WAITS: Final = 8
 """How often, and how many seconds apart, results are offered to a database that does not answer: for 20 s, which is
 shorter than the lease of a job. What ended outside is lost with its result, and would be done again."""
@@ -64,11 +72,12 @@ class Engine:
         self._records = Records(database.dialect)
         self._writer = RowWriter(database.dialect)
         self._approvals = Approvals(database, definitions, settings, pipeline=pipeline)
+        self._notices = Notices(Deciding(definitions, settings, self._records), log)
         self._steering = Steering(database, pipeline=pipeline)
         self._known: dict[str, Definition] = {}
 
     async def run_jobs(self, work: Work) -> None:
-        """Run jobs of the kinds ``execute``, ``timeout`` and ``cancel``: what `Handler.run_jobs` is to do.
+        """Run jobs of the kinds ``execute``, ``timeout``, ``notice`` and ``cancel``: what `Handler.run_jobs` is to do.
 
         Executions advance as far as SQL takes them, in one transaction for all; external actions then run outside,
         at the same time; whichever have ended are written together, and their executions go on, whatever the others
@@ -78,20 +87,47 @@ class Engine:
         for job in work.jobs:
             by_kind.setdefault(str(job.payload.get("kind")), []).append(job)
         executions = by_kind.pop("execute", [])
-        for kind, jobs in by_kind.items():
-            for job in jobs:
-                await self._settle_one(work, kind, job)
-        if executions:
-            await self._execute(work, executions)
+        notices = asyncio.create_task(self._notices.run(work, by_kind.pop("notice", [])))  # which may be slow
+        try:
+            for kind, jobs in by_kind.items():
+                for job in jobs:
+                    await self._settle_one(work, kind, job)
+            if executions:
+                await self._execute(work, executions)
+            await notices
+        finally:
+            notices.cancel()
+            await asyncio.gather(notices, return_exceptions=True)
 
     async def jobs_failed(self, settlement: Settlement, jobs: Sequence[Job], reason: str) -> None:
-        """What `Handler.jobs_failed` is to do: executions whose jobs end without them have failed."""
+        """What `Handler.jobs_failed` is to do: executions whose jobs end without them have failed.
+
+        An approval whose time-out could not be done is still open, and would wait for ever: its time-out comes again.
+        """
         ids = [job.id.removeprefix(EXECUTION_JOB) for job in jobs if job.id.startswith(EXECUTION_JOB)]
         effects = Effects()
         for record in (await lock(settlement.connection, ids)).values() if ids else ():
             if record.status == "in_progress" and record.phase != "waiting":
                 await give_up(settlement.connection, effects, record, settlement.now, reason=reason)
         await effects.write(settlement.connection, self._writer)
+        await self._time_out_later(settlement, jobs, reason)
+
+    async def _time_out_later(self, settlement: Settlement, jobs: Sequence[Job], reason: str) -> None:
+        """Leave the failed time-outs anew whose approvals are still open."""
+        timers = {job.id: job for job in jobs if job.payload.get("kind") == "timeout"}
+        if not timers:
+            return
+        approvals = [str(job.payload.get("approval_id")) for job in timers.values()]
+        open_ = select(APPROVALS.c.id, APPROVALS.c.escalated).where(
+            APPROVALS.c.id.in_(approvals), APPROVALS.c.status == "open"
+        )
+        for row in (await settlement.connection.execute(open_)).all():
+            if (job := timers.get(timer_job_id(row.id, row.escalated))) is None:
+                continue
+            due_at = settlement.now + timedelta(seconds=_TIMED_OUT_AGAIN)
+            settlement.enqueue(NewJob(job.id, job.queue, dict(job.payload), due_at=due_at, stage=job.stage))
+            self._log.error("approval %s: its time-out failed, and comes again in %g s: %s",
+                            row.id, _TIMED_OUT_AGAIN, reason)  # fmt: skip
 
     async def _execute(self, work: Work, jobs: Sequence[Job]) -> None:
         running: dict[asyncio.Task[Tried], Job] = {}
@@ -204,6 +240,7 @@ class Engine:
             async with work.transaction([job]) as settlement:
                 if job.id in settlement.held:
                     settlement.failed(job.id, reason_of(error))
+                    await self._time_out_later(settlement, [job], reason_of(error))
 
     async def _do(self, kind: str, payload: Mapping[str, Any], settlement: Settlement, effects: Effects) -> str:
         """Do it; returns why it can't be done, for ever, or nothing."""

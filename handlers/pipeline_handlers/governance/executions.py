@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import and_, case, exists, func, or_, select
 from sqlmodel import SQLModel, col
 
 from pipeline.errors import UserError
 from pipeline.ledger.job_tables import JobRow, JobRun
 from pipeline_handlers.audit.tables import AuditLog
-from pipeline_handlers.governance.planning import execution_job_id
+from pipeline_handlers.governance.actions.notice import NOTICE_JOB
+from pipeline_handlers.governance.planning import EXECUTION_JOB, execution_job_id
 from pipeline_handlers.governance.steering import Steering, no_execution
 from pipeline_handlers.governance.tables import (
     Approval,
@@ -26,15 +27,21 @@ from pipeline_handlers.governance.tables import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from pipeline.jobs.clock import Clock
     from pipeline.ledger.database import Database
 
 __all__ = ["FILTERS", "ExecutionDetails", "Executions"]
 
+_GIVEN_BACK = and_(
+    col(WorkflowExecution.phase) == "running",
+    exists().where(col(JobRow.id) == EXECUTION_JOB + col(WorkflowExecution.id), col(JobRow.state) == "queued"),
+)
+"""Of an execution: no worker runs it, though its phase says so, as one has stopped or died amid an action."""
 FILTERS = {
     "status": col(WorkflowExecution.status),
-    "phase": col(WorkflowExecution.phase),
+    "phase": case((_GIVEN_BACK, "queued"), else_=col(WorkflowExecution.phase)),
     "workflow": col(WorkflowExecution.workflow),
     "entity": col(WorkflowExecution.entity_type),
     "entity_id": col(WorkflowExecution.entity_id),
@@ -50,6 +57,7 @@ KNOWN = {
 
 
 Found: TypeAlias = list[WorkflowExecution]
+Ids: TypeAlias = list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +86,16 @@ class ExecutionDetails:
     audit: Sequence[AuditLog]
 
     def as_json(self) -> dict[str, Any]:
-        """All of it as JSON values; times in ISO 8601."""
-        lists = {
-            name: [plain(row) for row in getattr(self, name)]
-            for name in ("actions", "approvals", "decisions", "tasks", "notifications", "assignments", "jobs", "runs")
-        }
+        """All of it as JSON values; times in ISO 8601. ``actions`` are those that were begun."""
+        names = (
+            "actions", "approvals", "decisions", "tasks", "notifications", "assignments", "jobs", "runs", "audit",
+        )  # fmt: skip
+        execution = plain(self.execution)
         return {
-            **plain(self.execution),
+            **execution,
+            "action_count": execution["actions"],
             "definition": self.definition,
-            "steps": lists.pop("actions"),
-            **lists,
-            "audit": [plain(row) for row in self.audit],
+            **{name: [plain(row) for row in getattr(self, name)] for name in names},
         }
 
 
@@ -108,11 +115,12 @@ class Executions(Steering):
         super().__init__(database, clock, pipeline=pipeline)
         self._db = database
 
-    async def list(self, limit: int = 50, **filters: str | None) -> Found:
+    async def list(self, limit: int = 50, *, since: datetime | None = None, **filters: str | None) -> Found:
         """The newest executions first.
 
         Args:
             limit: How many at most.
+            since: Only those made then or later (aware).
             filters: `FILTERS` → the value that it must have; None does not filter.
 
         Raises:
@@ -120,22 +128,38 @@ class Executions(Steering):
         """
         statement = (
             select(WorkflowExecution)
-            .where(*_conditions(filters))
+            .where(*_conditions(filters, since))
             .order_by(col(WorkflowExecution.created_at).desc(), col(WorkflowExecution.id).desc())
             .limit(limit)
         )
-        return await self._db.fetch(WorkflowExecution, statement)
+        return await self._fetch(statement)
 
-    async def count(self, **filters: str | None) -> int:
+    async def count(self, *, since: datetime | None = None, **filters: str | None) -> int:
         """How many there are; filters as for `list`."""
-        statement = select(func.count()).select_from(WorkflowExecution).where(*_conditions(filters))
+        statement = select(func.count()).select_from(WorkflowExecution).where(*_conditions(filters, since))
         return (await self._db.fetch(int, statement))[0]
+
+    async def ids(self, *, since: datetime | None = None, **filters: str | None) -> Ids:
+        """The ids of those that can be steered together, the oldest first; filters as for `list`.
+
+        Cancelled ones are among them with ``phase="cancelled"`` only, since that is final.
+        """
+        conditions = _conditions(filters, since)
+        if filters.get("phase") is None:
+            conditions.append(func.coalesce(col(WorkflowExecution.phase), "") != "cancelled")
+        statement = select(col(WorkflowExecution.id)).where(*conditions)
+        return await self._db.fetch(
+            str, statement.order_by(col(WorkflowExecution.created_at), col(WorkflowExecution.id))
+        )
+
+    async def some(self, ids: Sequence[str]) -> Found:
+        """The executions of these ids, the oldest first."""
+        some = select(WorkflowExecution).where(col(WorkflowExecution.id).in_(ids))
+        return await self._fetch(some.order_by(col(WorkflowExecution.created_at), col(WorkflowExecution.id)))
 
     async def get(self, execution_id: str) -> WorkflowExecution | None:
         """The execution of this id."""
-        found = await self._db.fetch(
-            WorkflowExecution, select(WorkflowExecution).where(col(WorkflowExecution.id) == execution_id)
-        )
+        found = await self._fetch(select(WorkflowExecution).where(col(WorkflowExecution.id) == execution_id))
         return found[0] if found else None
 
     async def of_approval(self, approval_id: str) -> WorkflowExecution | None:
@@ -156,7 +180,11 @@ class Executions(Steering):
         definitions = select(WorkflowDefinition).where(col(WorkflowDefinition.id) == execution.definition_id)
         decisions = select(ApprovalDecision).where(col(ApprovalDecision.approval_id).in_(ids))
         job = execution_job_id(execution_id)
-        timers = [col(JobRow.id).startswith(f"timeout:{id_}:", autoescape=True) for id_ in ids]
+        timers = [
+            col(JobRow.id).startswith(f"{kind}{id_}:", autoescape=True)
+            for id_ in ids
+            for kind in ("timeout:", NOTICE_JOB)
+        ]
         jobs = select(JobRow).where(or_(col(JobRow.id) == job, *timers))
         runs = select(JobRun).where(col(JobRun.job_id) == job).order_by(col(JobRun.id))
         audit = select(AuditLog).where(col(AuditLog.event_id) == execution.event_id).order_by(col(AuditLog.id))
@@ -176,6 +204,17 @@ class Executions(Steering):
             audit=[row for row in rows if row.details.get("execution_id") == execution_id],
         )
 
+    async def _fetch(self, statement: Any) -> Found:
+        """Executions, with the phase that holds for one whose worker has given it back."""
+        found = await self._db.fetch(WorkflowExecution, statement)
+        if running := {one.id: one for one in found if one.phase == "running"}:
+            given_back = select(col(WorkflowExecution.id)).where(
+                col(WorkflowExecution.id).in_(list(running)), _GIVEN_BACK
+            )
+            for id_ in await self._db.fetch(str, given_back):
+                running[id_].phase = "queued"
+        return found
+
     async def _of(self, table: Any, execution_id: str, *order: Any) -> Sequence[Any]:
         """An execution's rows of one table."""
         return await self._db.fetch(table, select(table).where(table.execution_id == execution_id).order_by(*order))
@@ -186,10 +225,11 @@ def plain(row: SQLModel) -> dict[str, Any]:
     return row.model_dump(mode="json")
 
 
-def _conditions(filters: dict[str, str | None]) -> list[Any]:
+def _conditions(filters: dict[str, str | None], since: datetime | None = None) -> list[Any]:
     for name, value in filters.items():
         if name not in FILTERS:
             raise UserError(f"executions can't be chosen by {name!r}; known are {', '.join(FILTERS)}")
         if value is not None and value not in KNOWN.get(name, (value,)):
             raise UserError(f"no execution's {name} is {value!r}; it is one of {', '.join(KNOWN[name])}")
-    return [FILTERS[name] == value for name, value in filters.items() if value is not None]
+    found: list[Any] = [FILTERS[name] == value for name, value in filters.items() if value is not None]
+    return found if since is None else [*found, col(WorkflowExecution.created_at) >= since]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 from pydantic import BaseModel, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from pipeline.config.problems import keys_of, near
+from pipeline.config.problems import keys_of, near, submodels
 
 __all__ = ["Fault", "Place", "faults_at", "with_known_keys"]
 
@@ -34,7 +34,7 @@ def faults_at(faults: Sequence[Fault]) -> ValidationError:
 def with_known_keys(
     error: ValidationError, model: type[BaseModel], owner: str, reserved: tuple[str, ...]
 ) -> ValidationError:
-    """The same errors, of which those about unknown keys say what the model's keys are.
+    """The same errors, of which those about unknown keys say what the keys are there, also in tables below.
 
     Args:
         error: What validating the model raised.
@@ -49,8 +49,21 @@ def with_known_keys(
         if len(place) == 1 and kind == "extra_forbidden":
             kind, known = "value_error", (*keys_of(model), *reserved)
             message = f"{owner} has no option {place[0]!r}{near(str(place[0]), known)}"
+        elif kind == "extra_forbidden":
+            kind, known = "value_error", tuple(key for inner in _below(model, place[:-1]) for key in keys_of(inner))
+            message = f"{_words(place[:-1])} of {owner} has no key {place[-1]!r}{near(str(place[-1]), known)}"
         details.append(_details(place, kind, message, item["input"], context))
     return ValidationError.from_exception_data("options", details)
+
+
+def _below(model: type[BaseModel], place: Place) -> list[type[BaseModel]]:
+    """The models that the table at this place may be of."""
+    return [found for found in submodels(model, None, place) if found is not model]
+
+
+def _words(place: Place) -> str:
+    """``steps[0]``."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
 
 
 def _details(

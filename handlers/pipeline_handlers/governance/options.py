@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Literal
 
@@ -19,6 +20,7 @@ __all__ = ["ANY_ENTITY", "GovernanceOptions", "SmtpOptions", "WebhookOptions", "
 ANY_ENTITY: Final = "*"
 """Among ``entities``: whatever entity an event is about."""
 _OUT_OF_THE_BOX: Final = ("policy", "assessment", "evidence")
+_PLACEHOLDER: Final = re.compile(r"\{[^{}]*\}")
 _ENTITY: Final = "{entity}"
 
 
@@ -55,7 +57,7 @@ class GovernanceOptions(BaseModel):
     @model_validator(mode="after")
     def _fits_together(self, info: ValidationInfo) -> GovernanceOptions:
         self._context = info.context or {}
-        if found := [*self._repeated_names(), *self._impossible_actions()]:
+        if found := [*self._repeated_names(), *self._impossible_actions(), *self._unknown_placeholders()]:
             raise faults_at(found)
         return self
 
@@ -73,6 +75,17 @@ class GovernanceOptions(BaseModel):
             for index, action in enumerate(workflow.actions):
                 if told := action.build().problem(self):
                     yield _fault(place, where, ("actions", index, "use"), told)
+
+    def _unknown_placeholders(self) -> Iterator[Fault]:
+        """A misspelt placeholder would become a part of a queue's name, which no worker serves that is told its queues.
+
+        Looked for here and not in definitions, as one that is stored must stay usable.
+        """
+        if told := _wrong_placeholder(self.queue):
+            yield Fault(("queue",), told, self.queue)
+        for place, where, workflow in self._placed():
+            if told := _wrong_placeholder(workflow.queue or ""):
+                yield _fault(place, where, ("queue",), told)
 
     def _placed(self) -> Iterator[tuple[Place, str, WorkflowOptions]]:
         """Each workflow, with its place below this table and in words."""
@@ -105,6 +118,12 @@ class GovernanceOptions(BaseModel):
         """Where new executions of this workflow go."""
         uses_queue = self.use_queue if workflow.use_queue is None else workflow.use_queue
         return (workflow.queue or self.queue).replace(_ENTITY, workflow.entity) if uses_queue else INLINE
+
+
+def _wrong_placeholder(queue: str) -> str:
+    """What is wrong with a placeholder in a queue's name; empty where nothing is."""
+    unknown = next((found for found in _PLACEHOLDER.findall(queue) if found != _ENTITY), "")
+    return f"there is no placeholder {unknown!r}; a queue's name may have {_ENTITY!r}" if unknown else ""
 
 
 def _fault(place: Place, where: str, key: Place, message: str) -> Fault:

@@ -147,6 +147,11 @@ class WorkflowService:
             prepare=pipeline.prepare,
         )
 
+    @property
+    def definitions(self) -> Mapping[str, Definitions]:
+        """The current definitions by stage: what `Executions.retry` takes to go on with them."""
+        return {self._place[0]: self._definitions}
+
     async def __aenter__(self) -> Self:
         """Raises `UserError` where the database must be migrated first; a SQLite file is migrated here."""
         if self._prepare is not None:

@@ -14,7 +14,9 @@ from pipeline_handlers.governance.tables import Approval, ApprovalDecision, Work
 if TYPE_CHECKING:
     from pipeline_handlers.governance.requests import Decided
 
-__all__ = ["approval_json", "approval_line", "came_to", "execution_json", "print_table", "show_details"]
+__all__ = [
+    "approval_json", "approval_line", "came_to", "execution_json", "execution_line", "print_table", "show_details",
+]  # fmt: skip
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -105,19 +107,28 @@ def execution_json(one: WorkflowExecution) -> dict[str, Any]:
         "id": one.id,
         "workflow": one.workflow,
         "definition_id": one.definition_id,
-        "entity": f"{one.entity_type}/{one.entity_id}",
+        "entity_type": one.entity_type,
+        "entity_id": one.entity_id,
         "trigger": one.trigger,
         "queue": one.queue,
         "status": one.status,
         "phase": one.phase,
         "position": one.position,
-        "actions": one.actions,
+        "action_count": one.actions,
         "actor_id": one.actor_id,
         "event_id": one.event_id,
         "error": one.error,
         "created_at": iso(one.created_at),
         "started_at": iso(one.started_at),
         "completed_at": iso(one.completed_at),
+    }
+
+
+def execution_line(one: WorkflowExecution) -> dict[str, Any]:
+    """The same as a line of a table."""
+    return execution_json(one) | {
+        "entity": f"{one.entity_type}/{one.entity_id}",
+        "done": f"{one.position}/{one.actions}",
     }
 
 
@@ -128,12 +139,13 @@ def approval_json(one: Approval, decisions: Sequence[ApprovalDecision]) -> dict[
         for each in decisions
     ]
     times = {name: iso(getattr(one, name)) for name in ("due_at", "created_at", "decided_at")}
-    return one.model_dump(mode="json") | times | {"entity": f"{one.entity_type}/{one.entity_id}", "decisions": made}
+    return one.model_dump(mode="json") | times | {"decisions": made}
 
 
 def approval_line(one: Approval, decisions: Sequence[ApprovalDecision]) -> dict[str, Any]:
     """The same as a line of a table."""
     return approval_json(one, decisions) | {
+        "entity": f"{one.entity_type}/{one.entity_id}",
         "mode": f"{one.mode} ({one.quorum})" if one.mode == "quorum" else one.mode,
         "approvers": ", ".join(one.approvers),
         "decided": ", ".join(f"{each.approver}: {each.decision}" for each in decisions),

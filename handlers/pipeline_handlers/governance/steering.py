@@ -14,12 +14,15 @@ from sqlalchemy import select
 from pipeline.errors import Retry, Unavailable, UserError
 from pipeline.jobs.clock import Clock
 from pipeline.ledger.rows import RowWriter
+from pipeline.ledger.units import Row
 from pipeline_handlers.governance.audit import audit_row
 from pipeline_handlers.governance.cancelling import is_earlier
 from pipeline_handlers.governance.effects import Effects
 from pipeline_handlers.governance.journal import tell
 from pipeline_handlers.governance.planning import execution_job
 from pipeline_handlers.governance.records import EXECUTIONS
+from pipeline_handlers.governance.redefining import successor
+from pipeline_handlers.governance.tables import WorkflowDefinition
 from pipeline_handlers.governance.transitions import (
     action_of,
     approvals_of,
@@ -29,6 +32,7 @@ from pipeline_handlers.governance.transitions import (
     set_action,
     set_execution,
 )
+from pipeline_handlers.governance.triggers import definition_values
 
 if TYPE_CHECKING:
     import logging
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
 
     from pipeline.jobs.contract import Settlement
     from pipeline.ledger.database import Database
+    from pipeline_handlers.governance.definitions import Definitions
 
 __all__ = ["Change", "Steering", "no_execution", "once_more_after_a_deadlock"]
 
@@ -115,7 +120,9 @@ class Steering:
             tell(self._told_to, change.effects.changes or ())
 
     @once_more_after_a_deadlock
-    async def retry(self, execution_id: str, *, actor: str | None = None) -> None:
+    async def retry(
+        self, execution_id: str, *, actor: str | None = None, definitions: Mapping[str, Definitions] | None = None
+    ) -> None:
         """Run a failed execution again, from the action on that failed; its tries are counted anew.
 
         An approval that was rejected is asked for again.
@@ -123,9 +130,12 @@ class Steering:
         Args:
             execution_id: The execution.
             actor: Who wants it, for the audit log.
+            definitions: The current ones by stage: it goes on with its workflow's, as `successor` says, and not with
+                the definition that it started with.
 
         Raises:
-            UserError: There is no such execution, or it has not failed, or was cancelled.
+            UserError: There is no such execution, or it has not failed, or was cancelled, or it can't go on with the
+                current definition.
         """
         async with self.change() as change:
             record = (await lock(change.connection, [execution_id])).get(execution_id)
@@ -139,14 +149,19 @@ class Steering:
             if action is not None:
                 again = {"round": action.round + 1, "failures": 0}
                 await set_action(change.connection, execution_id, record.position, **again)
+            other = None if definitions is None else await successor(change.connection, record, definitions)
+            values: dict[str, Any] = {}
+            told: dict[str, Any] = {"position": record.position}
+            if other is not None:
+                values = {"definition_id": other.id, "actions": len(other.actions)}
+                told |= {"definition_id": other.id, "instead_of": record.definition_id}
+                change.effects.rows.append(Row(WorkflowDefinition, definition_values(other, change.now), "ignore"))
             await set_execution(
                 change.connection, execution_id, change.now,
-                status="in_progress", phase="queued", error=None, completed_at=None,
+                status="in_progress", phase="queued", error=None, completed_at=None, **values,
             )  # fmt: skip
             change.effects.jobs.append(execution_job(execution_id, record.queue, record.stage))
-            change.effects.rows.append(
-                audit_row("execution_retried", record, now=change.now, user_id=actor, position=record.position)
-            )
+            change.effects.rows.append(audit_row("execution_retried", record, now=change.now, user_id=actor, **told))
 
     @once_more_after_a_deadlock
     async def cancel(self, execution_id: str, *, actor: str | None = None, reason: str = "") -> bool:

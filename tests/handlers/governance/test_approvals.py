@@ -226,6 +226,26 @@ async def test_a_time_out_rejects_by_default(make: Make) -> None:
     assert await rig.rows(JobRow) == []
 
 
+async def test_a_time_out_that_fails_for_good_comes_again_as_long_as_its_approval_is_open(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = await make({"approvers": ["ciso"], "timeout": "1h"})
+    id_ = await waiting(rig)
+
+    async def broken(*_: object) -> str:
+        raise RuntimeError("no")
+
+    with monkeypatch.context() as breaking:
+        breaking.setattr(rig.engine._approvals, "time_out", broken)
+        waits = [await rig.until_next_job() for _ in range(rig.queue.retry.attempts)]
+    assert waits == [3600, 2, 4, 8, 16, 32]
+    assert "its time-out failed, and comes again in 300 s: no" in caplog.text
+    assert await rig.state(id_) == ("in_progress", "waiting")
+    assert await rig.until_next_job() == 300
+    assert await rig.state(id_) == ("failed", None)
+    assert await rig.rows(JobRow) == []
+
+
 async def test_a_time_out_may_approve(make: Make) -> None:
     rig = await make({"approvers": ["ciso"], "timeout": "7d", "on_timeout": "approve"})
     id_ = await waiting(rig)

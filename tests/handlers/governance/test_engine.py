@@ -336,8 +336,12 @@ async def test_a_worker_that_stops_gives_its_execution_back_and_the_try_is_remem
     [id_] = await rig.trigger()
     running = asyncio.create_task(rig.executor.run("governance:policy", await rig.due()))
     await begun.wait()
+    assert await rig.state(id_) == ("in_progress", "running")
     await rig.executor.stop(grace=0)
     await asyncio.wait([running])
+    assert await rig.state(id_) == ("in_progress", "queued")
+    assert [one.phase for one in await rig.executions.list(phase="queued")] == ["queued"]
+    assert await rig.executions.list(phase="running") == []
     rig.executor = rig.worker("another")
     await rig.run()
     assert await rig.state(id_) == ("completed", None)

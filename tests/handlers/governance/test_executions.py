@@ -69,7 +69,7 @@ async def test_show_tells_all_there_is_about_an_execution_in_json(make: Make) ->
     shown = (await rig.executions.show(id_)).as_json()
     json.dumps(shown)
     assert (shown["id"], shown["status"], shown["phase"]) == (id_, "in_progress", "waiting")
-    assert [step["action"] for step in shown["steps"]] == ["leave", "create_task", "assign", "approval"]
+    assert [step["action"] for step in shown["actions"]] == ["leave", "create_task", "assign", "approval"]
     assert [len(shown[name]) for name in ("tasks", "notifications", "assignments", "approvals", "runs")] == [1] * 5
     assert shown["decisions"] == []
     assert [job["id"] for job in shown["jobs"]] == [f"timeout:{id_}/3/0:0"]
@@ -211,3 +211,53 @@ async def test_only_what_waits_can_be_resumed_and_an_approval_never(make: Make) 
         await rig.executions.resume(id_, 1)
     with pytest.raises(UserError, match="no execution"):
         await rig.executions.resume("nobody", 0)
+
+
+async def failed_at_its_second_action(rig: Rig) -> str:
+    rig.script.plan("leave-2", Reject("no"))
+    [id_] = await rig.trigger()
+    await rig.run()
+    assert (await rig.execution(id_)).status == "failed"
+    return id_
+
+
+async def test_a_failed_execution_goes_on_with_the_current_definition(make: Make) -> None:
+    rig = await make(LEAVE, {"use": "leave", "what": "leave-2"}, CALL)
+    id_ = await failed_at_its_second_action(rig)
+    rig.define([LEAVE, {"use": "leave", "what": "mended"}])
+    await rig.executions.retry(id_, actor="ann", definitions={STAGE: rig.definitions})
+    await rig.run()
+    execution = await rig.execution(id_)
+    assert (execution.status, execution.position, execution.actions) == ("completed", 2, 2)
+    assert execution.definition_id == rig.definitions.current[0].id
+    assert [rig.script.tried(what) for what in ("leave", "leave-2", "mended", "it")] == [1, 1, 1, 0]
+    assert (await rig.executions.show(id_)).definition == rig.definitions.current[0].body
+
+
+async def test_with_the_definition_that_it_has_it_is_simply_retried(make: Make) -> None:
+    rig = await make(LEAVE, {"use": "leave", "what": "leave-2"})
+    id_ = await failed_at_its_second_action(rig)
+    await rig.executions.retry(id_, definitions={STAGE: rig.definitions})
+    await rig.run()
+    assert await rig.state(id_) == ("completed", None)
+
+
+async def test_what_is_done_must_be_the_same_in_the_current_definition(make: Make) -> None:
+    rig = await make(LEAVE, {"use": "leave", "what": "leave-2"})
+    id_ = await failed_at_its_second_action(rig)
+    started_with = (await rig.execution(id_)).definition_id
+
+    async def refused() -> str:
+        with pytest.raises(UserError, match="can't go on with the current definition of 'review'") as caught:
+            await rig.executions.retry(id_, definitions={STAGE: rig.definitions})
+        return str(caught.value)
+
+    rig.define([CALL, {"use": "leave", "what": "mended"}])
+    told = await refused()
+    assert f"its action 0 (leave), which is done, is another one in {rig.definitions.current[0].id}" in told
+    rig.define([LEAVE, LEAVE], entity="evidence")
+    assert "it is about evidence, not policy" in await refused()
+    rig.define([LEAVE, LEAVE], name="other")
+    assert "the stage 'governance' of this file has no such workflow" in await refused()
+    execution = await rig.execution(id_)
+    assert (execution.status, execution.definition_id) == ("failed", started_with)

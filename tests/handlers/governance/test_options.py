@@ -123,6 +123,13 @@ def test_a_wrong_key_of_a_workflow_is_reported_at_its_place(changes: dict[str, A
     assert problem_of(workflow(**changes)).startswith(f"workflow[0].{said}")
 
 
+def test_a_placeholder_that_a_queue_does_not_know_is_refused() -> None:
+    told = "there is no placeholder '{entty}'; a queue's name may have '{entity}'"
+    assert problem_of(workflow(queue="g:{entty}")) == f"workflow[0].queue: {told}"
+    with pytest.raises(ValidationError, match=r"no placeholder '\{entty\}'"):
+        options(workflow(), queue="g:{entty}")
+
+
 def test_two_workflows_of_one_name_are_refused() -> None:
     found = problem_of(workflow(), workflow(name="other"), workflow(entity="evidence"))
     assert found == (

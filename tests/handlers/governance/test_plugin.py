@@ -57,7 +57,7 @@ def test_it_registers_its_handler_its_tables_its_hook_its_actions_and_its_comman
     [plugin] = [one for one in plugins.loaded if one.name == "governance"]
     assert [handler.name for handler in plugin.handlers] == ["governance"]
     assert [branch.label for branch in plugin.branches] == ["governance"]
-    assert [name for name, _ in plugin.commands] == ["executions", "approvals"]
+    assert [name for name, _ in plugin.commands] == ["executions", "approvals", "tasks", "notifications"]
     actions = plugins.catalog().extensions["governance_actions"]
     assert {"approval", "change_status", "notify", "create_task", "assign"} <= {action.name for action in actions}
 
@@ -65,6 +65,23 @@ def test_it_registers_its_handler_its_tables_its_hook_its_actions_and_its_comman
 def test_a_sound_file_loads_with_its_workflows_and_their_queues(tmp_path: Path) -> None:
     loaded = load(write(tmp_path), {"ENTITY": "evidence"}, load_plugins().catalog())
     assert set(loaded.queues) == {"urgent", "governance:evidence"}
+
+
+def test_mistakes_within_steps_of_an_approval_are_told_with_the_keys_there(tmp_path: Path) -> None:
+    steps = """steps = [
+    { approvers = ["ciso"], timeut = "3d" },
+    { aprovers = ["cto"] },
+  ]"""
+    file = write(tmp_path, FILE.replace('approvers = ["ciso"]', steps))
+    with pytest.raises(ConfigError) as caught:
+        load(file, {"ENTITY": "evidence"}, load_plugins().catalog())
+    place = "stage.governance.workflow[0].actions[0].steps"
+    assert [str(problem) for problem in caught.value.problems] == [
+        f"{file}:20: {place}[0].timeut: steps[0] of action 'approval' has no key 'timeut'; did you mean 'timeout'?",
+        f"{file}:21: {place}[1].approvers: the key is missing",
+        f"{file}:21: {place}[1].aprovers: steps[1] of action 'approval' has no key 'aprovers'; "
+        "did you mean 'approvers'?",
+    ]
 
 
 def test_mistakes_are_told_with_file_line_and_key(tmp_path: Path) -> None:

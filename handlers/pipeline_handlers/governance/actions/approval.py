@@ -5,22 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline import Reject, Row
 from pipeline.config.models import Seconds
 from pipeline.jobs.contract import NewJob
+from pipeline_handlers.governance.actions.notice import NOTICE_JOB, Notice
+from pipeline_handlers.governance.actions.notify import NotifyAction
 from pipeline_handlers.governance.actions.records import IGNORE, about
 from pipeline_handlers.governance.actions.values import ActionTexts, names
 from pipeline_handlers.governance.contract import WAIT, Action, Step, Wait
 from pipeline_handlers.governance.planning import timer_job_id
 from pipeline_handlers.governance.tables import Approval
+from pipeline_handlers.governance.workflows import NotEmpty
+
+if TYPE_CHECKING:
+    from pipeline_handlers.governance.options import GovernanceOptions
 
 __all__ = [
     "ApprovalAction", "ApprovalKeys", "ApprovalOptions", "ApprovalStep", "Escalation", "after_timeout", "approval_id",
-    "escalate", "open_step", "timer",
+    "escalate", "notice_job", "open_step", "timer",
 ]  # fmt: skip
 
 _TEN_YEARS: Final = 315_360_000
@@ -46,6 +52,7 @@ class ApprovalKeys(BaseModel):
         None, description="The others: any one of them decides, in the same time again."
     )
     default: _Decision = Field("reject", description="What it means when the others let the time pass, too.")
+    notify: Notice | None = Field(None, description="How those who are asked are told of it; without it, not at all.")
 
     @model_validator(mode="after")
     def _keys_agree(self) -> ApprovalKeys:
@@ -81,7 +88,7 @@ class ApprovalStep(ApprovalKeys):
 class ApprovalOptions(ApprovalKeys):
     """``{ use = "approval", … }``: the keys of one step, or several ``steps``."""
 
-    steps: Annotated[tuple[ApprovalStep, ...], Field(min_length=1)] | None = Field(
+    steps: Annotated[tuple[ApprovalStep, ...], NotEmpty] | None = Field(
         None, description="Several steps instead: each begins when the one before it is granted."
     )
     on_reject: Literal["fail"] = Field("fail", description="What a rejection means: the execution fails.")
@@ -107,10 +114,12 @@ class Escalation:
     Attributes:
         values: Columns of its row: ``approvers``, ``mode``, ``quorum``, ``escalated`` and ``due_at``.
         job: The next time-out.
+        notice: What tells the others of it; None where nothing does.
     """
 
     values: Mapping[str, Any]
     job: NewJob
+    notice: NewJob | None = None
 
 
 class ApprovalAction(Action[ApprovalOptions]):
@@ -119,12 +128,28 @@ class ApprovalAction(Action[ApprovalOptions]):
     name = "approval"
     Options: ClassVar[type[BaseModel]] = ApprovalOptions
 
+    def __init__(self, options: ApprovalOptions) -> None:
+        super().__init__(options)
+        self.notices = tuple(NotifyAction(keys.notify) if keys.notify else None for keys in options.ordered())
+        """What tells of each step."""
+
+    def problem(self, settings: GovernanceOptions) -> str:
+        """Why a notice can never be sent."""
+        return next(filter(None, (one.problem(settings) for one in self.notices if one is not None)), "")
+
+    async def stop(self) -> None:
+        """Close the connections that notices keep."""
+        for one in self.notices:
+            if one is not None:
+                await one.stop()
+
     async def run(self, step: Step) -> Wait:
         """Open the first step. Raises `Reject` as `open_step` does."""
         row, job = open_step(self.options, 0, step)
         step.add(row)
-        if job is not None:
-            step.enqueue(job)
+        for left in (job, notice_job(self.options, 0, row.values["id"], 0, step)):
+            if left is not None:
+                step.enqueue(left)
         return WAIT
 
 
@@ -143,6 +168,14 @@ def timer(approval: str, escalated: int, due_at: datetime, step: Step) -> NewJob
         due_at=due_at,
         stage=step.stage,
     )
+
+
+def notice_job(options: ApprovalOptions, index: int, approval: str, escalated: int, step: Step) -> NewJob | None:
+    """The job that tells those who are asked by a step; None where they are not to be told."""
+    if options.ordered()[index].notify is None:
+        return None
+    payload = {"kind": "notice", "approval_id": approval, "escalated": escalated}
+    return NewJob(f"{NOTICE_JOB}{approval}:{escalated}", step.queue, payload, stage=step.stage)
 
 
 def open_step(options: ApprovalOptions, index: int, step: Step) -> tuple[Row, NewJob | None]:
@@ -197,7 +230,7 @@ def escalate(options: ApprovalOptions, index: int, approval: str, step: Step) ->
     others = names(step, keys.escalate_to or (), "escalate_to")
     due_at = step.now + timedelta(seconds=keys.timeout or 0.0)
     values = {"approvers": list(others), "mode": "any", "quorum": 1, "escalated": 1, "due_at": due_at}
-    return Escalation(values, timer(approval, 1, due_at, step))
+    return Escalation(values, timer(approval, 1, due_at, step), notice_job(options, index, approval, 1, step))
 
 
 def _unreachable(quorum: int, known: int) -> str:

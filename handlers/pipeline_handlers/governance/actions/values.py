@@ -13,8 +13,8 @@ from pipeline.templates import Template
 from pipeline_handlers.governance.contract import ActionText, Step
 
 __all__ = [
-    "LONGEST_LINE", "LONGEST_NAME", "LONGEST_TEXT", "OWNER", "ActionText", "ActionTexts", "FilledText", "line",
-    "name", "names", "text", "word",
+    "LONGEST_LINE", "LONGEST_NAME", "LONGEST_TEXT", "OWNER", "ActionText", "ActionTexts", "FilledText", "filled",
+    "line", "listed", "name", "names", "text", "word",
 ]  # fmt: skip
 
 LONGEST_NAME: Final = 300
@@ -27,23 +27,25 @@ OWNER: Final = "owner"
 """In the place of a person: whoever the entity's data, else the event's ``new``, names as its ``owner``."""
 
 
-def _filled(template: Template) -> Template:
+def filled(template: Template) -> Template:
+    """The template, unless it is empty as it is written. Raises ValueError."""
     if not template.text.strip():
         raise ValueError("it must not be empty")
     return template
 
 
-FilledText = Annotated[ActionText, AfterValidator(_filled)]
+FilledText = Annotated[ActionText, AfterValidator(filled)]
 """A pydantic field type: a template that is not empty as it is written."""
 
 
-def _listed(value: Any) -> Any:
+def listed(value: Any) -> Any:
+    """A lone template as a list of one."""
     return [value] if isinstance(value, str | Template) else value
 
 
 ActionTexts = Annotated[
     tuple[FilledText, ...],
-    BeforeValidator(_listed, json_schema_input_type=ActionText | tuple[ActionText, ...]),
+    BeforeValidator(listed, json_schema_input_type=ActionText | tuple[ActionText, ...]),
     Field(min_length=1),
 ]
 """A pydantic field type: a template, or a list of them."""

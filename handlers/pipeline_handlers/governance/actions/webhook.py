@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hmac
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -15,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pipeline import Reject, Retry
 from pipeline.config.models import Seconds
 from pipeline.ledger.clean import clean_text
+from pipeline.signing import signature, signing_key
 from pipeline_handlers.governance.actions.ssrf import Allowed
 from pipeline_handlers.governance.actions.targets import target_of
 from pipeline_handlers.governance.actions.tls import Authority
@@ -22,27 +21,12 @@ from pipeline_handlers.governance.actions.tls import Authority
 if TYPE_CHECKING:
     from pipeline_handlers.governance.actions.calls import Answer, Caller
 
-__all__ = ["WebhookOptions", "post", "sign", "signing_key"]
+__all__ = ["WebhookOptions", "post", "sign"]
 
-_PREFIX: Final = "whsec_"
 _TRY_AGAIN: Final = frozenset({408, 425, 429})
 _EXCERPT: Final = 300
 _LONGEST_WAIT: Final = 3_600.0
 """Seconds: a receiver may ask for no longer a wait."""
-
-
-def signing_key(secret: str) -> bytes:
-    """The bytes that sign: of ``whsec_…`` what its base64 stands for, else the text itself.
-
-    Raises:
-        ValueError: What follows ``whsec_`` is no base64.
-    """
-    if not secret.startswith(_PREFIX):
-        return secret.encode()
-    try:
-        return base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
-    except ValueError:
-        raise ValueError("what follows 'whsec_' is no base64") from None
 
 
 def _listed(value: Any) -> Any:
@@ -79,9 +63,7 @@ class WebhookOptions(BaseModel):
 
 def sign(secrets: Sequence[SecretStr], key: str, timestamp: int, body: bytes) -> str:
     """The header ``webhook-signature``: a signature for each secret, as standardwebhooks.com says."""
-    signed = b".".join((key.encode(), str(timestamp).encode(), body))
-    macs = (hmac.digest(signing_key(secret.get_secret_value()), signed, "sha256") for secret in secrets)
-    return " ".join(f"v1,{base64.b64encode(mac).decode()}" for mac in macs)
+    return " ".join(signature(secret.get_secret_value(), key, timestamp, body) for secret in secrets)
 
 
 async def post(

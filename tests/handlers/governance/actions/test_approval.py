@@ -139,7 +139,7 @@ def test_passing_on_to_nobody_is_refused() -> None:
     [
         ({}, "approvers is missing: name who may decide, or several steps"),
         ({"approvers": []}, "at least 1 item"),
-        ({"steps": []}, "at least 1 item"),
+        ({"steps": []}, "it must not be empty"),
         ({"steps": [{}]}, "Field required"),
         ({"approvers": "a", "steps": [{"approvers": "b"}]}, "approvers can't stand beside steps"),
         ({"timeout": "1d", "steps": [{"approvers": "b"}]}, "timeout can't stand beside steps"),
