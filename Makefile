@@ -1,7 +1,7 @@
 # Each target sets up all that it needs; `make` alone lists them.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test test-unit lint format bench docs services-up services-down clean
+.PHONY: help run test test-unit lint format bench chaos fuzz docs services-up services-down clean
 
 # Compiled modules halve the time that each process of the tests takes to start.
 unexport PYTHONDONTWRITEBYTECODE
@@ -11,6 +11,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SERVICES := $(BIN)/python -m tests.services
 ARGS ?=
+TARGET ?= amqp
+RUNS ?= 10000000
+JOBS ?= 2
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +32,7 @@ lint: $(INSTALLED) ## check style, types and the direction of imports
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy
 	@$(BIN)/mypy --package tests.services
+	@$(BIN)/mypy --package tests.chaos
 	@$(BIN)/lint-imports
 
 format: $(INSTALLED) ## put the code into the agreed form
@@ -37,6 +41,13 @@ format: $(INSTALLED) ## put the code into the agreed form
 
 bench: $(INSTALLED) ## measure side by side, on real servers; ARGS goes to the benchmarks
 	@exec $(SERVICES) run -- $(BIN)/python -m benchmarks $(ARGS)
+
+fuzz: $(VENV)/.fuzz ## throw RUNS (10,000,000) inputs at the TARGET (amqp, chunk, event) in JOBS (2) processes
+	@exec $(BIN)/python -m tests.fuzz --target $(TARGET) --runs $(RUNS) --jobs $(JOBS) $(ARGS)
+
+chaos: $(INSTALLED) ## let everything fail, for half an hour; ARGS='--seed 7' repeats a run
+	@$(SERVICES) run -- $(BIN)/pytest tests/chaos tests/integration -m chaos
+	@exec $(BIN)/python -m tests.chaos $(ARGS)
 
 docs: $(INSTALLED) ## check the docs: that what they say is so
 	@exec $(BIN)/pytest tests/docs
@@ -58,4 +69,9 @@ $(BIN)/python:
 $(INSTALLED): pyproject.toml | $(BIN)/python
 	@echo 'Installing the project into $(VENV)'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all,dev]'
+	@touch $@
+
+$(VENV)/.fuzz: pyproject.toml | $(INSTALLED)
+	@echo 'Installing the fuzzer into $(VENV)'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all,dev,fuzz]'
 	@touch $@

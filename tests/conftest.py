@@ -18,6 +18,8 @@ from tests.services.fleet import current
 from tests.services.places import new_data_folder
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
+LONG = "chaos"
+"""Marks tests that take long, and that only `make chaos` runs, by `-m chaos`."""
 REAL_SERVERS = {"rabbitmq", "redis_url", "postgres", "temporal_address", "own_server"}
 MISSING = pytest.StashKey[dict[str, list[str]]]()
 
@@ -35,11 +37,15 @@ class RabbitMQ:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that uses a real server is an integration test, without saying so."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A test that uses a real server is an integration test, without saying so; the long ones are `make chaos`'s."""
     for item in items:
         if REAL_SERVERS.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.integration)
+    if LONG not in config.getoption("markexpr"):
+        long = [item for item in items if item.get_closest_marker(LONG)]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
 
 
 @pytest.fixture(scope="session")

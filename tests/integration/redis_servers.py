@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,8 @@ async def tell(url: str, *words: Any) -> Any:
         await client.aclose()
 
 
-def cpu_seconds() -> float:
-    """Processor time that this process has used."""
-    times = os.times()
-    return times.user + times.system
+async def commands_of(url: str) -> dict[str, int]:
+    """How often each command was called since the statistics began, without those that this asks with."""
+    found = await tell(url, "INFO", "commandstats")
+    calls = {name.removeprefix("cmdstat_"): figures["calls"] for name, figures in found.items()}
+    return {name: count for name, count in calls.items() if name.partition("|")[0] not in ("info", "config", "client")}

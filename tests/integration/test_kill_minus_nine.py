@@ -18,7 +18,6 @@ from tests.integration.rig.verdict import every_event_was_done_once
 from tests.integration.rig.workflows import Workflows
 
 SEED = int(os.environ.get("TEST_SEED", "20260131"))
-EVENTS = 10_000
 WORKFLOWS = 200
 AHEAD = 2_000
 """How far publishing runs ahead of the runner."""
@@ -62,9 +61,9 @@ class Kill:
         }
 
 
-def seeded_kills(dice: random.Random) -> list[Kill]:
-    points = dice.sample(POINTS, len(POINTS))
-    moments = sorted(dice.sample(range(50, EVENTS - 500), len(points)))
+def seeded_kills(dice: random.Random, points: Sequence[str], events: int) -> list[Kill]:
+    points = dice.sample(points, len(points))
+    moments = sorted(dice.sample(range(50, events - 500), len(points)))
     delays = {"committing": (0, 3_000), "starting": (200, 2_000)}
     return [
         Kill(point, moment, dice.randint(1, 3), dice.randint(*delays.get(point, (0, 0))))
@@ -75,7 +74,7 @@ def seeded_kills(dice: random.Random) -> list[Kill]:
 async def publish_ahead(books: Books, *publications: tuple[Publisher, Sequence[Sent]]) -> None:
     """Publish all the time, never further ahead of the runner than `AHEAD`."""
     piece = 250
-    for begin in range(0, EVENTS // len(publications), piece):
+    for begin in range(0, max(len(events) for _, events in publications), piece):
         while begin * len(publications) - await books.processed() > AHEAD:
             await asyncio.sleep(0.05)
         await asyncio.gather(*(publisher.publish(events[begin : begin + piece]) for publisher, events in publications))
@@ -99,14 +98,21 @@ async def carry_out(kill: Kill, site: Site, books: Books) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-async def test_twenty_kills_in_ten_thousand_events_lose_nothing_and_repeat_nothing(
-    site: Site, workflows: Callable[[int], Awaitable[Workflows]]
+@pytest.mark.parametrize(
+    ("points", "count"),
+    [
+        pytest.param(list(dict.fromkeys(POINTS)), 1_500, id="one at each point, 1,500 events"),
+        pytest.param(POINTS, 10_000, id="twenty, 10,000 events", marks=pytest.mark.chaos),
+    ],
+)
+async def test_kills_lose_nothing_and_repeat_nothing(
+    site: Site, workflows: Callable[[int], Awaitable[Workflows]], points: Sequence[str], count: int
 ) -> None:
     print(f"TEST_SEED={SEED}")
     dice = random.Random(SEED)
-    kills = seeded_kills(dice)
+    kills = seeded_kills(dice, points, count)
     running = await workflows(WORKFLOWS)
-    events = [admin_event(f"event-{number}", dice.choice(running.ids), dice.choice(KINDS)) for number in range(EVENTS)]
+    events = [admin_event(f"event-{number}", dice.choice(running.ids), dice.choice(KINDS)) for number in range(count)]
     by_amqp, natively = events[::2], events[1::2]
     stages = ("workflow-control", "crash-point")
     # A small window, so that each life commits often and a kill leaves little to be done again.
@@ -118,7 +124,7 @@ async def test_twenty_kills_in_ten_thousand_events_lose_nothing_and_repeat_nothi
             await carry_out(kill, site, books)
         runner = site.run()
         await publishing
-        await site.until_processed(books, EVENTS, 60, runner)
+        await site.until_processed(books, count, 60, runner)
         await runner.stop()
         await every_event_was_done_once(books, running, events)
         await in_order_and_never_repeated(running, by_amqp, natively)

@@ -102,8 +102,8 @@ async def test_while_temporal_is_down_events_wait_and_no_attempt_is_used_up(site
     site = replace(site, temporal_address=temporal.address)
     running = Workflows(await Client.connect(temporal.address), [f"{site.stream}.{number}" for number in range(50)])
     await running.start()
-    one_try = "policy = { retry = { attempts = 1 } }"
-    text = admin_pipeline(site.stream).replace("[stage.workflow-control]", f"[stage.workflow-control]\n{one_try}")
+    text = admin_pipeline(site.stream).replace("rate_limit = false", "rate_limit = false, retry = { attempts = 1 }")
+    assert "attempts = 1" in text
     await site.lay_out(text)
     async with site.by_amqp() as amqp, site.natively() as native, site.books() as books:
         runner = site.run()

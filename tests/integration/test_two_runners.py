@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.supervisor import LEASE_SECONDS
+from pipeline.upkeep import LEASE_SECONDS
 from tests.integration.rig.database import Books
 from tests.integration.rig.events import admin_event
 from tests.integration.rig.flow import published_all_the_time

@@ -49,7 +49,8 @@ class Books:
     async def states(self, source: str) -> dict[int, str]:
         """The state of a source in each runner that beats, by the runner's process id."""
         found = await self.rows("SELECT pid, stats FROM instances WHERE beat_at > clock_timestamp() - interval '5 s'")
-        return {row["pid"]: _json(row["stats"])["sources"][source]["state"] for row in found}
+        sources = {row["pid"]: _json(row["stats"])["sources"] for row in found}  # workers have none
+        return {pid: each[source]["state"] for pid, each in sources.items() if source in each}
 
     async def owner(self) -> int | None:
         """The process id of the runner that owns the source; None where none does."""

@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 import aio_pika
 from aio_pika.abc import AbstractExchange
 from rstream import AMQPMessage, ConfirmationStatus, Producer, Properties
+from rstream.recovery import BackOffRecoveryStrategy
 from yarl import URL
 
 from tests.integration.rig.events import Sent
@@ -78,18 +79,21 @@ class _NativePublisher:
             await self._publish([_message(event) for event in events[begin : begin + _AT_ONCE]])
 
     async def _publish(self, messages: Sequence[AMQPMessage | bytes]) -> None:
-        confirmed = asyncio.Event()
+        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         left = len(messages)
 
         async def on_confirm(status: ConfirmationStatus) -> None:
             nonlocal left
-            assert status.is_confirmed, f"the broker refused a message: code {status.response_code}"
             left -= 1
-            if not left:
-                confirmed.set()
+            if confirmed.done():
+                return
+            if not status.is_confirmed:
+                confirmed.set_exception(ConnectionError(f"not confirmed: code {status.response_code}"))
+            elif not left:
+                confirmed.set_result(None)
 
         await self._producer.send_batch(self._stream, list(messages), on_publish_confirm=on_confirm)
-        await asyncio.wait_for(confirmed.wait(), _CONFIRM_SECONDS)
+        await asyncio.wait_for(confirmed, _CONFIRM_SECONDS)
 
 
 def _message(event: Sent) -> AMQPMessage | bytes:
@@ -100,8 +104,11 @@ def _message(event: Sent) -> AMQPMessage | bytes:
 
 
 @asynccontextmanager
-async def natively(stream_url: str, stream: str) -> AsyncIterator[Publisher]:
-    """A client of the stream protocol; the stream is there already. The routing key is the message's subject."""
+async def natively(stream_url: str, stream: str, *, recovers: bool = True) -> AsyncIterator[Publisher]:
+    """A client of the stream protocol; the stream is there already. The routing key is the message's subject.
+
+    With `recovers` it tries to mend a lost connection by itself.
+    """
     url = urlsplit(stream_url)
     producer = Producer(
         host=url.hostname or "127.0.0.1",
@@ -109,6 +116,7 @@ async def natively(stream_url: str, stream: str) -> AsyncIterator[Publisher]:
         vhost=unquote(url.path.removeprefix("/")) or "/",
         username=unquote(url.username or "guest"),
         password=unquote(url.password or "guest"),
+        recovery_strategy=BackOffRecoveryStrategy(enable=recovers),
     )
     async with producer:
         yield _NativePublisher(producer, stream)

@@ -27,13 +27,17 @@ class Runner:
         env: Variables for it, beside this process's own that don't steer it.
         output: Where its output goes; appended, so that all lives of a runner can share one file.
         arguments: The command and its options; the file comes behind them.
+        program: What is run in place of ``pipeline``.
     """
 
-    def __init__(self, file: Path, env: Mapping[str, str], output: Path, arguments: Sequence[str] = ("run",)) -> None:
+    def __init__(
+        self, file: Path, env: Mapping[str, str], output: Path, arguments: Sequence[str] = ("run",),
+        program: Sequence[str | Path] = (_PIPELINE,),
+    ) -> None:  # fmt: skip
         self.output = output
         self._file = output.open("ab")
         self._process = subprocess.Popen(
-            [_PIPELINE, *arguments, file], env=_environment(env), cwd=file.parent, stdin=subprocess.DEVNULL,
+            [*program, *arguments, file], env=_environment(env), cwd=file.parent, stdin=subprocess.DEVNULL,
             stdout=self._file, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
