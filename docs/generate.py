@@ -27,6 +27,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from pipeline.config.limits import size_text
+
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 EXAMPLE = ROOT / "tests" / "third_party" / "acme_orders"
@@ -34,6 +36,7 @@ SECTION = re.compile(r"(<!-- generated: (?P<name>[^\n]*?) -->\n)(?P<text>.*?)(<!
 
 MODELS = {
     "pipeline": "pipeline.config.models:PipelineTable",
+    "on-unhealthy": "pipeline.config.alarm:AlarmTable",
     "broker": "pipeline.config.models:BrokerTable",
     "database": "pipeline.config.models:DatabaseTable",
     "jobs": "pipeline.config.models:JobsTable",
@@ -41,13 +44,20 @@ MODELS = {
     "queue-retry": "pipeline.config.models:QueueRetry",
     "resource": "pipeline.config.models:ResourceTable",
     "source": "pipeline.config.models:SourceTable",
+    "limits": "pipeline.config.limits:Limits",
     "route": "pipeline.config.models:RouteTable",
     "stage": "pipeline.config.models:StageTable",
     "policy": "pipeline.config.models:Policy",
     "retry": "pipeline.config.models:RetryPolicy",
+    "rate-limit": "pipeline.config.policies:RateLimit",
+    "concurrency": "pipeline.config.policies:ConcurrencyPolicy",
+    "circuit": "pipeline.config.policies:CircuitPolicy",
+    "coalesce": "pipeline.config.policies:CoalescePolicy",
     "temporal": "pipeline_plugins.temporal.options:TemporalOptions",
     "temporal-tls": "pipeline_plugins.temporal.options:TlsOptions",
     "workflow-control": "pipeline_handlers.workflow_control:WorkflowControlOptions",
+    "workflow-control-verify": "pipeline_handlers.workflow_control.options:VerifyOptions",
+    "workflow-control-batch": "pipeline_handlers.workflow_control.options:BatchOptions",
     "audit": "pipeline_handlers.audit.options:AuditOptions",
     "audit-row": "pipeline_handlers.audit.options:RowOptions",
     "log": "pipeline_handlers.log:LogOptions",
@@ -55,6 +65,7 @@ MODELS = {
     "governance-workflow": "pipeline_handlers.governance.workflows:WorkflowOptions",
     "governance-action": "pipeline_handlers.governance.workflows:ActionOptions",
     "governance-approval": "pipeline_handlers.governance.actions.approval:ApprovalOptions",
+    "governance-notice": "pipeline_handlers.governance.actions.notice:Notice",
     "governance-change-status": "pipeline_handlers.governance.actions.change_status:ChangeStatusOptions",
     "governance-notify": "pipeline_handlers.governance.actions.notify:NotifyOptions",
     "governance-create-task": "pipeline_handlers.governance.actions.create_task:CreateTaskOptions",
@@ -186,8 +197,10 @@ def _type(schema: Mapping[str, Any]) -> str:
     """A JSON Schema in the words of TOML."""
     if "anyOf" in schema:
         words = [_type(option) for option in schema["anyOf"] if option.get("type") != "null"]
-        if "duration" in words:
+        if "duration" in words or "rate" in words:
             words = [word for word in words if word != "number"]
+        if "size" in words:
+            words = [word for word in words if not word.startswith("whole number")]
         return " or ".join(dict.fromkeys(word for word in words if word))
     values = schema.get("enum", [schema["const"]] if "const" in schema else [])
     if values:
@@ -198,7 +211,7 @@ def _type(schema: Mapping[str, Any]) -> str:
 
 
 def _array_type(schema: Mapping[str, Any]) -> str:
-    return f"list of {_type(schema['items'])}s"
+    return "list" if "anyOf" in schema["items"] else f"list of {_type(schema['items'])}s"
 
 
 def _table_type(schema: Mapping[str, Any]) -> str:
@@ -209,6 +222,10 @@ def _table_type(schema: Mapping[str, Any]) -> str:
 def _text_type(schema: Mapping[str, Any]) -> str:
     if "ms|s|m|h|d" in schema.get("pattern", ""):
         return "duration"
+    if "/(s|m|h|d)" in schema.get("pattern", ""):
+        return "rate"
+    if "|KiB|" in schema.get("pattern", ""):
+        return "size"
     return {"cel": "expression", "template": "template", "date-time": "time", "path": "path", "password": "secret"}.get(
         schema.get("format", ""), "text"
     )
@@ -218,6 +235,8 @@ def _range(schema: Mapping[str, Any]) -> str:
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is None and high is None:
         return ""
+    if low is None:
+        return f", more than {schema['exclusiveMinimum']:,}, at most {high:,}"
     if high is None:
         return f", {low:,} or more"
     return f", {low:,} to {high:,}"
@@ -237,6 +256,8 @@ def _default(field: FieldInfo, schema: Mapping[str, Any]) -> str:
     value = field.get_default(call_default_factory=True)
     if isinstance(value, int | float) and not isinstance(value, bool) and "duration" in _type(schema):
         value = _duration(value)
+    elif _type(schema) == "size":
+        value = size_text(value)
     if value in (None, "", (), {}) or isinstance(value, BaseModel):
         return ""
     values = value if isinstance(value, tuple) else (value,)

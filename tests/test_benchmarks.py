@@ -52,9 +52,14 @@ def needs_bull() -> None:
         pytest.skip(str(problem))
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in VARIANTS if name not in ("bull-100", "bull-200", "bull-unfed-two", "governance-400")]
-)
+ALIKE = {
+    "bull-100", "bull-200", "bull-unfed-two", "governance-400", "isolation", "isolation-latency",
+    "pipeline-audit-dedupe", "pipeline-postgresql-dedupe", "pipeline-sqlite-dedupe",
+}  # fmt: skip
+"""Variants that differ from another one in a number only."""
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in ALIKE])
 async def test_a_benchmark_counts_all_events(name: str, rabbitmq: RabbitMQ, postgres: str, redis_url: str) -> None:
     if VARIANTS[name].node:
         needs_bull()

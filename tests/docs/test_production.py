@@ -62,7 +62,7 @@ def test_the_definitions_declare_what_the_script_does() -> None:
         assert f'"{text}"' in script
 
 
-@pytest.mark.parametrize("extra", ["rabbitmq", "temporal", "postgres", "jobs", "embedded", "all"])
+@pytest.mark.parametrize("extra", ["rabbitmq", "temporal", "postgres", "jobs", "embedded", "webhook", "all"])
 def test_every_extra_is_explained(extra: str) -> None:
     assert f"| `{extra}` |" in (ROOT / "docs" / "production.md").read_text()
 
@@ -71,4 +71,5 @@ def test_there_is_no_other_extra() -> None:
     import tomllib
 
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert set(extras) - {"dev"} == {"rabbitmq", "temporal", "postgres", "jobs", "governance", "embedded", "all"}
+    for_users = set(extras) - {"dev", "fuzz"}
+    assert for_users == {"rabbitmq", "temporal", "postgres", "jobs", "governance", "embedded", "webhook", "all"}

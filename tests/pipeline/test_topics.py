@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import cache
 
 import pytest
@@ -90,12 +89,12 @@ def test_a_pattern_does_not_match(pattern: str, key: str) -> None:
     assert not matches(pattern, key)
 
 
+@pytest.mark.timeout(10)
 def test_many_wildcards_take_no_exponential_time() -> None:
+    """Which would be longer than anybody waits."""
     pattern = compile_pattern(".".join(["#", "a"] * 60) + ".b")
     key = ".".join("a" * 127)
-    started = time.perf_counter()
     assert not pattern.matches(key)
-    assert time.perf_counter() - started < 0.1
 
 
 def test_a_pattern_may_have_255_bytes_and_no_more() -> None:

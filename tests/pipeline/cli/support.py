@@ -102,8 +102,9 @@ class Terminal:
         self._ours, theirs = pty.openpty()
         self.shown = ""
         self.process = subprocess.Popen(
-            [*PROGRAM, *arguments], stdout=theirs, stderr=theirs, env=os.environ | {"TERM": "xterm", "COLUMNS": "60"}
-        )
+            [*PROGRAM, *arguments], stdin=theirs, stdout=theirs, stderr=theirs,
+            env=os.environ | {"TERM": "xterm", "COLUMNS": "60"},
+        )  # fmt: skip
         os.close(theirs)
 
     def read(self) -> bool:
@@ -119,6 +120,10 @@ class Terminal:
         """Wait until it has shown the text."""
         while text not in self.shown:
             assert self.read(), f"it ended without showing {text!r}: {self.shown}"
+
+    def type(self, text: str) -> None:
+        """Type something."""
+        os.write(self._ours, text.encode())
 
     def ends(self) -> int:
         """Wait for its end."""

@@ -25,10 +25,10 @@ HEAVY = (
 # Not heavy, but what an answer within half a second has no time for.
 SLOW = ("pydantic", "rich", "pipeline.plugins")
 COMMANDS = (
-    "run", "worker", "check", "routes", "publish", "stats", "queues", "plugins", "migrate", "init", "version",
+    "run", "worker", "check", "routes", "publish", "replay", "stats", "queues", "plugins", "migrate", "init", "version",
     "dead-letters",
 )  # fmt: skip
-OF_PLUGINS = ("executions", "approvals")
+OF_PLUGINS = ("executions", "approvals", "tasks", "notifications")
 
 LISTING = """
 import sys

@@ -191,7 +191,7 @@ def test_the_lag_counts_what_lies_behind_the_progress() -> None:
     insert(instance())
     assert run("stats", "--json").json["instances"][0]["sources"]["events"]["lag"] == 8
     row = run("stats").out.splitlines()[-1].split()
-    assert row == ["events", "running", "-", "40", "0", "0", "2", "3", "41", "8"]
+    assert row == ["events", "running", "-", "40", "0", "0", "2", "3", "41", "0", "8"]
 
 
 @pytest.mark.usefixtures("database")

@@ -226,6 +226,16 @@ def test_check_says_where_there_are_no_workers_for_jobs_and_nothing_of_jobs_wher
     assert "jobs" not in run("check").out
 
 
+def test_check_explains_the_policy_of_each_stage_on_request() -> None:
+    write(HELLO + '[stage.log]\npolicy = { rate_limit = "5/s" }\n')
+    assert "policy of log" not in run("check").out
+    shown = run("check", "--explain").out.splitlines()
+    at = shown.index("policy of log")
+    rows = {row[0]: row[1:] for row in (line.split() for line in shown[at + 2 :]) if len(row) == 3}
+    assert rows["retry.attempts"] == ["5", "default"]
+    assert rows["rate_limit[0].rate"] == ["5/s", f"pipeline.toml:{len(HELLO.splitlines()) + 2}"]
+
+
 def test_check_warns_of_a_queue_that_nothing_uses() -> None:
     write(ASYNC.replace("queue.stages", "queue.stagse"))
     done = run("check")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,11 @@ from typing import Any
 import pytest
 
 from pipeline.cli import live
+from pipeline.jobs.contract import NewJob
+from pipeline.jobs.outbox import enqueue
+from pipeline.ledger.database import Database
+from pipeline.ledger.migrations import migrate
+from pipeline.plugins import load_plugins
 from tests.pipeline.cli.support import HELLO, process, run, write
 
 pytestmark = pytest.mark.slow  # each starts processes
@@ -62,6 +68,26 @@ def test_the_embedded_default_is_fine_before_its_first_run_and_nothing_is_create
     assert found["broker"]["message"] == "stream events will be created"
     assert found["database"]["message"] == "it will be created"
     assert not Path(".pipeline/pipeline.db").exists()
+
+
+def test_jobs_that_nobody_runs_are_told_of() -> None:
+    async def leave() -> None:
+        database = Database("sqlite:///.pipeline/pipeline.db")
+        await migrate(database, load_plugins().branches())
+        jobs = [NewJob("a", "old", stage="gone"), NewJob("b", "old", stage="log"), NewJob("c", "new", stage="log")]
+        async with database.write() as connection:
+            await enqueue(connection, database.dialect, jobs, pipeline="hello")
+        await database.close()
+
+    write(HELLO + '[stage.log]\nasync = "new"\n')
+    asyncio.run(leave())
+    found = answers()["database"]
+    assert (found["ok"], found["message"].split("; ")) == (True, [
+        "its schema is up to date",
+        "1 job on old of the stage gone, which is not configured: nobody runs them",
+        "2 jobs on new, old of the stage log, and no stage uses old any more: workers that are told their queues by "
+        "--queue must be told of it, too",
+    ])  # fmt: skip
 
 
 def test_a_queue_is_asked_where_jobs_need_it(monkeypatch: pytest.MonkeyPatch) -> None:

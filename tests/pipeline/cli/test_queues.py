@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,51 @@ def test_before_the_first_run_the_queues_are_shown_empty() -> None:
     assert not Path(".pipeline").exists()
 
 
+def test_the_jobs_of_a_queue_are_listed_with_how_they_stand() -> None:
+    write(ASYNC)
+    assert run("queues", "jobs").out == "0 jobs\n"
+    later = datetime(2999, 1, 1, tzinfo=UTC)
+    leave(
+        NewJob("b", "later", stage="log", due_at=later),
+        NewJob("a", "later", stage="log"),
+        NewJob("c", "other", stage="log"),
+    )
+    found = run("queues", "jobs", "later", "--json").json
+    assert found["total"] == 2
+    assert [(job["id"], job["state"], job["tries"], job["due_at"]) for job in found["jobs"]][1] == (
+        "b", "scheduled", 0, "2999-01-01T00:00:00Z",
+    )  # fmt: skip
+    shown = run("queues", "jobs", "--limit", "2").out.splitlines()
+    assert shown[0].split() == ["id", "queue", "stage", "state", "tries", "due_at", "owner", "error"]
+    assert shown[-1] == "2 of 3 jobs"
+    assert run("queues", "jobs", "--state", "queued").out.endswith("2 jobs\n")
+    assert run("queues", "jobs", "--state", "failed").out == "0 failed runs\n"
+    ran = run("queues", "jobs", "--state", "stuck")
+    assert ran.code == 2
+    assert "no job is 'stuck'; it is one of queued, scheduled, backing_off, running, failed" in ran.err
+
+
+# While somebody is changing the file
+
+
+def test_queues_are_shown_though_the_file_is_wrong_elsewhere() -> None:
+    write(redis("redis://127.0.0.1:1/0", ASYNC.replace('stages = ["log"]', 'stages = ["lgo"]')))
+    leave(NewJob("a", "later", stage="log"))
+    ran = run("queues", "--json")
+    assert ran.code == 0
+    assert "warning: pipeline.toml has " in ran.err
+    assert [(row["name"], row["queued"]) for row in ran.json["queues"]] == [("later", 1)]
+    assert run("dead-letters", "list").out == "0 dead letters\n"
+    assert run("stats").code == 1  # no runner runs
+
+
+def test_what_redis_holds_is_not_asked_where_its_place_is_wrong() -> None:
+    write(ASYNC + '[jobs]\nulr = "redis://h/0"\nurl = "http://h"\n')
+    ran = run("queues")
+    assert ran.code == 0
+    assert "no hints are shown: jobs.url: " in ran.out
+
+
 # What is refused
 
 
@@ -144,7 +190,7 @@ def test_without_redis_the_runner_runs_the_jobs_itself_also_without_a_worker() -
     write(ASYNC)
     with running("--no-worker") as runner:
         runner.says("another terminal")
-        assert "queues    later (100 at once)" in runner.err
+        assert "queues    later (200 at once)" in runner.err
         assert process("publish", "hello.you", "--id", "a-1").returncode == 0
         runner.says("hello.you id=a-1")
         runner.signal(signal.SIGTERM)
@@ -164,7 +210,7 @@ def test_a_worker_runs_what_a_runner_leaves_and_says_what_it_serves(redis_url: s
         runner.says("another terminal")
         assert "queues    left to workers" in runner.err
         worker.says("Ctrl-C stops it")
-        worker.says("queues    later (100 at once)")
+        worker.says("queues    later (200 at once)")
         assert process("publish", "hello.you", "--id", "a-1").returncode == 0
         worker.says("noted a-1")
         worker.signal(signal.SIGTERM)

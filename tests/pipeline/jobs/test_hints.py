@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.jobs.arq_queue import ArqHints
+from pipeline.jobs.arq_worker import ArqWorker
 from pipeline.jobs.hints import HintQueue, InlineHints
 from tests.pipeline.jobs.hint_suite import PATIENCE, Consumer, HintContract, eventually
 
@@ -35,6 +36,10 @@ class TestEmbedded(HintContract):
         hints = ArqHints(None)
         yield hints
         await hints.close()
+
+    async def test_an_idle_queue_is_looked_at_more_often_than_ten_times_a_second(self, hints: ArqHints) -> None:
+        worker = ArqWorker(hints._redis, "key", "q", Consumer(), 10)
+        assert 0.05 <= worker.poll_delay_s < 0.1
 
     async def test_no_more_hints_are_taken_than_there_is_room_for(self, hints: HintQueue) -> None:
         consumer = Consumer(slow=True)

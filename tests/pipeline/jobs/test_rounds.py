@@ -52,9 +52,8 @@ async def test_a_round_comes_when_it_is_woken(start: Callable[..., Rounds]) -> N
 async def test_a_round_says_when_the_next_is_due(start: Callable[..., Rounds]) -> None:
     work = Work(0.05, 0.0)
     start(work)
-    await eventually(lambda: len(work.at) == 3, "they do not come")
+    await eventually(lambda: len(work.at) == 3, "they do not come")  # unless told, they come once an hour
     assert work.at[1] - work.at[0] >= 0.05
-    assert work.at[2] - work.at[1] < 0.5
 
 
 async def test_rounds_that_are_woken_are_apart(start: Callable[..., Rounds]) -> None:
