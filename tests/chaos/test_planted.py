@@ -15,7 +15,7 @@ BREAKS = {
     "dedupe_skipped": "events with more than one outcome",
     "epoch_ignored": "events with more than one outcome",
 }
-CHEAP = ("exceptions_acknowledged", "dedupe_skipped")
+CHEAP = ("dedupe_skipped",)
 
 
 @pytest.mark.slow

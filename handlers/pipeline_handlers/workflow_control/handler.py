@@ -48,7 +48,10 @@ class WorkflowControlHandler(Handler[WorkflowControlOptions]):
 
     @classmethod
     def default_policy(cls, options: WorkflowControlOptions) -> Policy:
-        """Each workflow gets fewer than five signals within a second: more are too much for its history."""
+        """Each workflow gets fewer than five signals within a second: more are too much for its history.
+
+        Events that name many workflows, or a query, are not counted.
+        """
         return Policy(rate_limit=(RateLimit(rate=4.0, burst=1, key=options.workflow_id.text),))
 
     @classmethod
