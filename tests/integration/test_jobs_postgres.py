@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 from sqlalchemy import text, update
@@ -21,8 +20,8 @@ from pipeline.ledger.database import Database
 from pipeline.ledger.job_tables import JobRow
 from pipeline.ledger.units import Row
 from tests.handlers.eventually import eventually
+from tests.integration.prepared import prepared
 from tests.integration.proxy import Proxy
-from tests.integration.test_ledger_postgres import prepared
 from tests.pipeline.jobs.samples import PIPELINE, Done, Runner, job, jobs, leave, runs
 from tests.pipeline.ledger.samples import Note, notes
 from tests.services import Postgres, start_postgres
@@ -42,32 +41,6 @@ def executor_on(database: Database, runner: JobRunner, owner: str = "worker-1") 
 
 async def texts(db: Database) -> list[str | None]:
     return sorted(note.text or "" for note in await notes(db))
-
-
-@pytest.fixture
-async def db(postgres: str) -> AsyncIterator[Database]:
-    found = await prepared(postgres)
-    yield found
-    await found.close()
-
-
-@pytest.fixture
-async def proxy(postgres: str) -> AsyncIterator[Proxy]:
-    parts = urlsplit(postgres)
-    assert parts.hostname
-    async with Proxy(parts.hostname, parts.port or 5432) as found:
-        yield found
-
-
-@pytest.fixture
-async def behind(proxy: Proxy, postgres: str, db: Database) -> AsyncIterator[Database]:
-    """The same database, reached through the proxy, by a client that waits half a second."""
-    parts = urlsplit(postgres)
-    netloc = f"{parts.username}{':' + parts.password if parts.password else ''}@127.0.0.1:{proxy.port}"
-    found = Database(parts._replace(netloc=netloc).geturl(), command_timeout=0.5)
-    yield found
-    proxy.go_on()
-    await found.close()
 
 
 @pytest.mark.parametrize("moment", [b"BEGIN", b"COMMIT"])

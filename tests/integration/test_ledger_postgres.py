@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,51 +15,17 @@ from pipeline.errors import Fenced, Unavailable
 from pipeline.ledger.database import Database, DatabaseRefused
 from pipeline.ledger.lease import Lease
 from pipeline.ledger.ledger import Ledger
-from pipeline.ledger.migrations import migrate
 from pipeline.ledger.units import Commit, Progress
+from tests.integration.prepared import prepared
 from tests.integration.proxy import Proxy
-from tests.pipeline.ledger.samples import KEY, Note, SampleModel, commit_of, count, unit
+from tests.pipeline.ledger.samples import KEY, Note, commit_of, count, unit
 from tests.services import Postgres, start_postgres
-
-
-async def prepared(url: str) -> Database:
-    db = Database(url)
-    await migrate(db)
-    async with db.write() as connection:
-        await connection.run_sync(SampleModel.metadata.create_all)
-    return db
 
 
 async def acquired(ledger: Ledger, owner: str = "runner-1") -> Lease:
     lease = await ledger.try_acquire(KEY, owner)
     assert isinstance(lease, Lease)
     return lease
-
-
-@pytest.fixture
-async def db(postgres: str) -> AsyncIterator[Database]:
-    found = await prepared(postgres)
-    yield found
-    await found.close()
-
-
-@pytest.fixture
-async def proxy(postgres: str) -> AsyncIterator[Proxy]:
-    parts = urlsplit(postgres)
-    assert parts.hostname
-    async with Proxy(parts.hostname, parts.port or 5432) as found:
-        yield found
-
-
-@pytest.fixture
-async def behind(proxy: Proxy, postgres: str, db: Database) -> AsyncIterator[Database]:
-    """The same database, reached through the proxy, by a client that waits half a second."""
-    parts = urlsplit(postgres)
-    netloc = f"{parts.username}{':' + parts.password if parts.password else ''}@127.0.0.1:{proxy.port}"
-    found = Database(parts._replace(netloc=netloc).geturl(), command_timeout=0.5)
-    yield found
-    proxy.go_on()
-    await found.close()
 
 
 async def test_a_server_that_hangs_is_noticed_and_nothing_is_lost_or_doubled(
