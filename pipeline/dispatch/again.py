@@ -24,8 +24,8 @@ class Again:
 
     Attributes:
         refusal: Why nothing was run; empty where something is.
-        only: Whether it runs the stage that failed, and nothing after it: an asynchronous stage, or one of ``finally``.
-            What stands behind these was not kept from running when they failed.
+        only: Whether it runs what failed, and nothing after it: an asynchronous stage, or stages of ``finally``. What
+            stands behind these was not kept from running when they failed.
     """
 
     __slots__ = ("letter", "only", "refusal")
@@ -60,7 +60,12 @@ class Again:
         step = list(self._stages_of(lanes)).index(letter.stage)
         chain = lanes.stages if letter.closing is None else lanes.closing
         self.only = bool(letter.job) or letter.closing is not None
-        flight.chain, flight.step = (chain[step : step + 1], 0) if self.only else (chain, step)
+        if self.only:
+            failed = {letter.stage, *(letter.closing or {}).get("stages", ())}
+            flight.chain = [entry for name, entry in zip(self._stages_of(lanes), chain, strict=True) if name in failed]
+            flight.step = 0
+        else:
+            flight.chain, flight.step = chain, step
         if letter.closing is not None:
             flight.closing = True
             flight.route_outcome = Outcome(letter.closing["outcome"])

@@ -44,7 +44,10 @@ class AsyncStage:
             flight.route_outcome if closing else None, flight.route_error,
         )  # fmt: skip
         try:
-            job = stage_job(stage.queue, context, event, flight.message, incarnation, flight.keys[flight.at])
+            job = stage_job(
+                stage.queue, context, event, flight.message, incarnation, flight.keys[flight.at],
+                ordered=flight.lanes[flight.at].ordered,
+            )  # fmt: skip
         except Exception as error:  # noqa: BLE001 - an event that can't be made a job must not stop all others
             now = datetime.now(UTC)
             _log.error("stage %s: %r can't be left as a job", stage.name, event, exc_info=error)

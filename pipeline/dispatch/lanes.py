@@ -42,6 +42,7 @@ class Lanes:
         self.route = route
         self.name = route.name
         self.when = route.when
+        self.ordered = bool(route.keys)
         self.key_of = route.key_of if route.keys else None
         self.stages = stages
         self.closing = closing

@@ -12,6 +12,7 @@ from pipeline.dispatch.lanes import Lanes, StageEntry
 from pipeline.dispatch.overtaken import Overtaken
 from pipeline.dispatch.stopping import Left
 from pipeline.events import Outcome
+from pipeline.jobs.stage_event import told_error
 from pipeline.ledger.units import Dead
 from pipeline.stats import SourceStats
 
@@ -167,11 +168,14 @@ class Passage:
         """A stage failed for good: the rest of its stages is passed by, ``finally`` is not."""
         closing, outcome = flight.closing, flight.route_outcome
         if closing and outcome is Outcome.DEAD and flight.dead:
-            flight.dead[-1].reason += f"; then {dead.stage}: {dead.reason}"  # a route has one dead letter
+            _add_to(flight.dead[-1], dead)  # a route has one dead letter
         else:
-            dead.key, dead.order_known = flight.keys[flight.at], True
+            dead.key = flight.keys[flight.at]
+            # An event may well be about what the key stands for although the key is not where the route looks for it.
+            dead.order_known = dead.key is not None or not flight.lanes[flight.at].ordered
             if closing:
-                dead.closing = {"outcome": outcome.value}
+                why = told_error(flight.route_error)
+                dead.closing = {"outcome": outcome.value, "error": why, "stages": [dead.stage]}
                 if outcome is Outcome.HANDLED:  # its stages had their effect; only what reports of it failed
                     self._overtaken.handled(flight)
             flight.die(dead)
@@ -215,3 +219,10 @@ class Passage:
         # The next one may still be in an earlier route; then it enters this one when it comes to it.
         if following is not None and following.lanes[following.at] is lanes:
             self.begin(following)
+
+
+def _add_to(first: Dead, dead: Dead) -> None:
+    """Tell of one more failed stage of ``finally``; where the route itself did not fail, a redrive runs these alone."""
+    first.reason += f"; then {dead.stage}: {dead.reason}"
+    if first.closing is not None:
+        first.closing = {**first.closing, "stages": [*first.closing["stages"], dead.stage]}

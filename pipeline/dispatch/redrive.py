@@ -206,9 +206,9 @@ class Redriver:
         if flight.dead and (letter.route or not flight.lanes):
             [dead, *_], flight.dead = flight.dead, None
             if again.only and dead.closing is not None:
-                dead.closing = letter.closing
+                dead.closing = {**dead.closing, **(letter.closing or {}), "stages": dead.closing["stages"]}
         for left in flight.dead or ():  # of routes that it takes for the first time: others went before it
-            left.order_known = left.key is None
+            left.order_known = left.order_known and left.key is None
         # A stage of `finally` was told of its route's outcome, which is not its own.
         outcome = Outcome.DEAD if dead else Outcome.HANDLED if again.only else flight.outcome
         overtakings = self._overtaken.by([flight])

@@ -161,7 +161,7 @@ class EventSettler:
             closing = {"outcome": event.outcome.value, "error": told_error(event.error)}
         return Dead(
             event.route, self._stage, verdict.kind, verdict.reason, verdict.attempts, verdict.first_at,
-            verdict.last_at, event.key, order_known=event.key is None, job=self._stage, closing=closing,
+            verdict.last_at, event.key, order_known=not event.ordered, job=self._stage, closing=closing,
         )  # fmt: skip
 
     def _rows_of(self, context: Context, scope: Scope) -> list[object]:

@@ -44,6 +44,7 @@ class StageEvent:
         group: The consumer group.
         route: The route's name.
         key: Its ordering key on that route; None where it has none.
+        ordered: Whether the route keeps the events of a key in order.
         outcome: What became of the route's stages, for a ``finally`` stage; else None.
         error: What ended them.
     """
@@ -54,6 +55,7 @@ class StageEvent:
     group: str
     route: str
     key: str | None
+    ordered: bool
     outcome: Outcome | None
     error: BaseException | None
 
@@ -63,7 +65,14 @@ class StageEvent:
 
 
 def stage_job(
-    queue: str, context: Context, event: Event[Any], message: Message, incarnation: int, key: str | None = None
+    queue: str,
+    context: Context,
+    event: Event[Any],
+    message: Message,
+    incarnation: int,
+    key: str | None = None,
+    *,
+    ordered: bool = False,
 ) -> NewJob:
     """The job that runs an event through an asynchronous stage.
 
@@ -74,6 +83,7 @@ def stage_job(
         message: The message.
         incarnation: The stream's.
         key: The event's ordering key on the route; a batch holds at most one event of each.
+        ordered: Whether the route keeps the events of a key in order.
     """
     fields = {
         "id": event.id,
@@ -90,6 +100,7 @@ def stage_job(
         "group": context.group,
         "route": context.route,
         "key": key,
+        "ordered": ordered,
         "outcome": None if context.outcome is None else context.outcome.value,
         "error": told_error(context.error),
     }
@@ -118,7 +129,8 @@ def stage_event(job: Job) -> StageEvent:
     message = Message(offset, timestamp, body, fields["message_key"], fields["message_id"], headers, content_type)
     outcome = None if fields["outcome"] is None else Outcome(fields["outcome"])
     return StageEvent(
-        event, message, fields["incarnation"], fields["group"], fields["route"], fields["key"], outcome,
+        event, message, fields["incarnation"], fields["group"], fields["route"], fields["key"],
+        fields["ordered"], outcome,
         restored_error(fields["error"]),
     )  # fmt: skip
 

@@ -175,7 +175,10 @@ class DeadLetters:
         return await self._ask("redrive", by, reason, changes, details, safe, filters, dry_run)
 
     async def discard(self, *, by: str, reason: str, dry_run: bool = False, **filters: Any) -> Asked:
-        """Set open dead letters aside for good; arguments as for `redrive`."""
+        """Set open dead letters aside for good; arguments as for `redrive`.
+
+        By its id, so is one that waits for its redrive: its source may be gone for good.
+        """
         return await self._ask("discard", by, reason, {"state": "discarded"}, {}, [], filters, dry_run)
 
     async def outcomes(self, request: str) -> dict[str, int]:
@@ -207,12 +210,13 @@ class DeadLetters:
         dry_run: bool,
     ) -> Asked:
         request = uuid.uuid4().hex
-        chosen, may = [*_conditions(filters), _TABLE.c.state == "open"], and_(true(), *safe)
+        states = ("open", "redriving") if action == "discard" and filters.get("ids") else ("open",)
+        chosen, may = [*_conditions(filters), _TABLE.c.state.in_(states)], and_(true(), *safe)
         if dry_run:
             async with self._db.read() as connection:
                 figures = select(func.count(), func.coalesce(func.max(_TABLE.c.id), 0)).where(*chosen, may)
                 count, newest = (await connection.execute(figures)).one()
-                refused = await _refused(connection, filters, or_(~may, _TABLE.c.state != "open"), changes)
+                refused = await _refused(connection, filters, or_(~may, _TABLE.c.state.not_in(states)), changes)
                 return Asked(request, count, refused, newest)
         if not self._db.exists():  # before the first run
             return Asked(request, 0, {})
@@ -241,7 +245,7 @@ async def _refused(
     columns, ids = _TABLE.c, filters.get("ids")
     told = (
         columns.id, columns.state, columns.overtaken_by, columns.order_known, columns.job, columns.route,
-        columns.consumer_group, columns.stream,
+        columns.consumer_group, columns.stream, columns.ordering_key,
     )  # fmt: skip
     which = [*_conditions(filters), unreached, *([] if ids else [columns.state == "open"])]
     rows = await connection.execute(select(*told).where(*which).order_by(columns.id).limit(_REFUSALS))
@@ -262,6 +266,7 @@ def _refusal(row: Any, changes: dict[str, Any]) -> str:
         why = (
             "an asynchronous stage keeps no order" if row.job
             else "it reached no route" if not row.route
+            else "its route orders by a key that it does not have" if row.ordering_key is None
             else "nobody took note of that"
         )  # fmt: skip
         return f"a later event of its key may have been handled after it: {why}"

@@ -103,6 +103,10 @@ class Routed(Protocol):
     def name(self) -> str:
         """The route's name."""
 
+    @property
+    def ordered(self) -> bool:
+        """Whether it keeps the events of a key in order."""
+
 
 @dataclass(slots=True)
 class Unit:

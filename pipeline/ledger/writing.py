@@ -107,12 +107,12 @@ def _unwritable(scope: Scope, unit: Unit, reason: str) -> list[Dead]:
     if unit.as_dead is not None:
         return [replace(unit.as_dead, kind=UNWRITABLE, reason=reason)]
     failed = {dead.route for dead in unit.dead}
-    routes = [(route.name, key) for route, key in zip(unit.routes, unit.keys, strict=True) if route.name not in failed]
+    routes = [(route, key) for route, key in zip(unit.routes, unit.keys, strict=True) if route.name not in failed]
     if not routes:
         return [Dead("", "", UNWRITABLE, reason, 0, scope.at, scope.at)]
     return [
-        Dead(name, "", UNWRITABLE, reason, 0, scope.at, scope.at, key=key, order_known=key is None)
-        for name, key in routes
+        Dead(route.name, "", UNWRITABLE, reason, 0, scope.at, scope.at, key=key, order_known=not route.ordered)
+        for route, key in routes
     ]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from pipeline.config.policies import CoalescePolicy
 from pipeline.errors import Reject, Skip
 from pipeline.events import Event, Outcome
 from pipeline.handlers import Context
@@ -20,7 +21,7 @@ from pipeline.ledger.seen import SeenIds
 from pipeline.ledger.tables import DeadLetter, OutcomeRow, ProgressRow
 from pipeline.ledger.units import Dead, Scope, Unit
 from pipeline.ledger.writing import UnitWriter
-from tests.pipeline.dispatch.harness import Bench, async_stage, bench, message, route, stage
+from tests.pipeline.dispatch.harness import QUICK, Bench, async_stage, bench, message, route, stage
 from tests.pipeline.ledger.samples import Note, SampleModel
 
 
@@ -319,7 +320,7 @@ async def test_a_failed_stage_of_finally_runs_alone_and_is_told_what_it_was_told
         await redrive(pipe)
 
         (letter,) = await pipe.dead()
-        assert (letter.state, letter.outcome, letter.closing) == ("redriven", "handled", {"outcome": "handled"})
+        assert (letter.state, letter.outcome) == ("redriven", "handled")
         assert await notes(pipe) == ["work 7 None", "other 7 dead", "report 7 handled"]
 
 
@@ -454,3 +455,85 @@ async def test_nothing_is_redriven_while_the_source_is_held(tmp_path: Path) -> N
         assert handle.offsets == [7]
         pipe.source.window.release("temporal")
         await settled(pipe, lambda letters: letters[0].state == "redriven")
+
+
+async def test_all_failed_stages_of_finally_run_again_and_no_other(tmp_path: Path) -> None:
+    a, b, c, d = Switch(), Switch(7), Switch(), Switch(7)
+    stages = [stage("a", a), stage("b", b), stage("c", c), stage("d", d)]
+    async with bench(tmp_path, stages, [route(["a"], ["b", "c", "d"])]) as pipe:
+        await prepare(pipe)
+        await pipe.feed(message(7, {"k": 1}))
+        await pipe.settle(1)
+        b.dying.clear()
+
+        await redrive(pipe)
+
+        (letter,) = await pipe.dead()
+        assert (letter.state, letter.stage) == ("open", "d")
+        d.dying.clear()
+
+        await redrive(pipe)
+
+        (letter,) = await pipe.dead()
+        assert (letter.state, letter.outcome) == ("redriven", "handled")
+        assert [switch.offsets for switch in (a, b, c, d)] == [[7], [7, 7], [7], [7, 7, 7]]
+
+
+async def test_a_redriven_stage_of_finally_is_told_what_the_first_try_was_told(tmp_path: Path) -> None:
+    told: list[tuple[str, str]] = []
+
+    async def reject(event: Event[Any], context: Context) -> None:
+        raise Skip("not for me")
+
+    async def audit(event: Event[Any], context: Context) -> None:
+        told.append((str(context.outcome), str(context.error)))
+        if len(told) < 3:
+            raise Reject("no table")
+
+    policy = QUICK.model_copy(update={"coalesce": CoalescePolicy(window=0.2, match=("#",))})
+    stages = [stage("a", reject, policy), stage("audit", audit)]
+    async with bench(tmp_path, stages, [route(["a"], ["audit"], key=("data.k",))]) as pipe:
+        await pipe.feed(message(1, {"k": 1}), message(2, {"k": 1}))
+        await pipe.settle(2)
+
+        await redrive(pipe, force=True)
+
+        assert told[0][0] == "filtered"
+        assert "coalesced" in told[0][1]
+        assert told[2] == told[0]
+
+
+async def test_an_event_without_the_key_of_its_route_is_redriven_only_by_force(tmp_path: Path) -> None:
+    handler = Switch(1)
+    async with bench(tmp_path, [stage("a", handler)]) as pipe:
+        await prepare(pipe)
+        await pipe.feed(message(1, {"ids": ["w1"]}), message(2, {"k": "w1"}))
+        await pipe.settle(2)
+        handler.dying.clear()
+
+        asked = await redrive(pipe)
+
+        (why,) = asked.refused.values()
+        assert (asked.count, why) == (
+            0,
+            "a later event of its key may have been handled after it: its route orders by a key that it does not have",
+        )
+        assert (await redrive(pipe, force=True)).count == 1
+
+
+async def test_what_waits_for_its_redrive_can_be_discarded_by_its_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.dispatch.redrive._LOOK_SECONDS", 3600)  # nobody runs it
+    async with bench(tmp_path, [stage("a", Switch(7))]) as pipe:
+        await pipe.feed(message(7, {"k": 1}))
+        await pipe.settle(1)
+        (letter,) = await pipe.dead()
+        letters = DeadLetters(pipe.database)
+        await letters.redrive(by="ann", reason="mended")
+
+        by_choice = await letters.discard(by="ann", reason="gone", source=letter.source)
+        by_id = await letters.discard(by="ann", reason="gone", ids=[letter.id])
+
+        assert (by_choice.count, by_id.count) == (0, 1)
+        assert [letter.state for letter in await pipe.dead()] == ["discarded"]
