@@ -69,8 +69,8 @@ class SourceStats:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether it takes messages in, or stands by for another runner."""
-        return self.state in ("running", "standby", "draining")
+        """Whether it takes messages in, stands by for another runner, or was told to stop."""
+        return self.state in ("running", "standby", "draining", "stopped")
 
 
 @dataclass(slots=True)
@@ -82,7 +82,7 @@ class InstanceStats:
         messages_processed: Messages with an outcome.
         messages_succeeded: All of them but the dead.
         messages_failed: The dead.
-        is_healthy: Whether every source takes messages in, or stands by, and every connection is up.
+        is_healthy: Whether every source takes messages in, stands by, or was told to stop, and every connection is up.
         last_message_time: When the last batch was taken in.
         last_error: The last failure of a message or a dependency.
         sources: The same by source.

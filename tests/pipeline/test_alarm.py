@@ -159,6 +159,13 @@ def test_a_connection_that_is_down_makes_a_process_unhealthy_and_says_why() -> N
     }  # fmt: skip
 
 
+def test_a_source_that_has_come_to_its_ordered_end_is_no_reason_to_worry() -> None:
+    sources = {"a": SourceStats(state="draining"), "b": SourceStats(state="stopped")}
+    assert InstanceStats.of(sources, running=True).is_healthy
+    sources["b"].state = "failed"
+    assert InstanceStats.of(sources, running=True).reason == "source b is failed"
+
+
 @pytest.mark.parametrize(
     ("table", "said"),
     [
