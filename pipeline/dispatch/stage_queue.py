@@ -48,7 +48,7 @@ class StageQueue:
         self._limit = _BATCHES_AT_ONCE if stage.takes_batches else policy.limit
         self._size = stage.max_batch if stage.takes_batches else 1
         self._probes = policy.circuit.half_open if policy.circuit else 1
-        self._timeout = Timeout(policy.timeout or None)
+        self._timeout = Timeout(policy.timeout or None, stage.name)
         self._successors = Successors(stage.when) if policy.coalesce else None
         self._call = compose(
             stage.call, policy, self._timeout, dependency=stage.dependency,

@@ -50,7 +50,7 @@ class EventTries:
     def __init__(self, stage: Stage, resources: Mapping[str, Any]) -> None:
         self._stage = stage
         self._resources = resources
-        self._timeout = Timeout(stage.policy.timeout or None)
+        self._timeout = Timeout(stage.policy.timeout or None, stage.name)
         self._call = compose(stage.call, stage.policy, self._timeout, dependency=stage.dependency)
         self._outage = Outage(stage.name)
 

@@ -7,6 +7,7 @@ notes when its try must be over, and one timer looks through the notes a few tim
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,19 +19,23 @@ if TYPE_CHECKING:
 __all__ = ["Timeout"]
 
 _LOOKS_PER_PERIOD = 10
+_log = logging.getLogger("pipeline.dispatch")
 
 
 class Timeout:
     """The time limit of one stage.
 
     Args:
-        seconds: How long one try may take; None for no limit. It is ended at most a tenth of that later.
+        seconds: How long one try may take; None for no limit. It is ended at most a tenth of that later. One that goes
+            on for as long again, as its handler catches its cancellation, is told in the log: nothing else can end it.
+        stage: The stage's name, for the log.
     """
 
-    def __init__(self, seconds: float | None) -> None:
+    def __init__(self, seconds: float | None, stage: str = "") -> None:
         self.seconds = seconds
+        self._stage = stage
         self._due: dict[asyncio.Task[Any], float] = {}
-        self._expired: set[asyncio.Task[Any]] = set()
+        self._expired: dict[asyncio.Task[Any], bool] = {}  # whether it was told that it goes on nevertheless
         self._timer: asyncio.TimerHandle | None = None
 
     def wrap(self, call: Call) -> Call:
@@ -60,14 +65,14 @@ class Timeout:
             return await call
         except asyncio.CancelledError:
             if task in self._expired:
-                self._expired.discard(task)
+                del self._expired[task]
                 if task.uncancel() == 0:
                     raise TimeoutError(f"took longer than {self.seconds:g} s") from None
             raise
         finally:
             del self._due[task]
             if task in self._expired:  # the call answered its cancellation with something else
-                self._expired.discard(task)
+                del self._expired[task]
                 task.uncancel()
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -75,8 +80,14 @@ class Timeout:
         now = loop.time()
         for task, due in self._due.items():
             if due <= now and task not in self._expired:
-                self._expired.add(task)
+                self._expired[task] = False
                 task.cancel()
+            elif due + self.seconds <= now and not self._expired[task]:
+                self._expired[task] = True
+                _log.warning(
+                    "stage %s: a try of at most %g s has gone on for twice as long, and holds its worker: its handler "
+                    "catches its own cancellation (let asyncio.CancelledError pass)", self._stage, self.seconds,
+                )  # fmt: skip
         # With no try under way the timer rests; the next try sets it again.
         again = bool(self._due)
         self._timer = loop.call_later(self.seconds / _LOOKS_PER_PERIOD, self._look, loop) if again else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -78,3 +79,21 @@ async def test_only_the_try_that_is_late_is_ended() -> None:
     results = await asyncio.gather(first, second, return_exceptions=True)
     assert isinstance(results[0], TimeoutError)
     assert results[1] == "short"
+
+
+async def test_a_handler_that_catches_its_cancellation_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    timeout = Timeout(0.02, "slow")
+
+    async def stubborn() -> str:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        while not caplog.messages:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        return "done at last"
+
+    async with asyncio.timeout(10):
+        assert await run(timeout, stubborn()) == "done at last"
+    (told,) = caplog.messages
+    assert told.startswith("stage slow: a try of at most 0.02 s has gone on for twice as long")
+    timeout.close()
