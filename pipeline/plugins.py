@@ -266,6 +266,13 @@ def _refuse_duplicates(loaded: list[LoadedPlugin]) -> None:
 
 
 def _words(error: BaseException) -> str:
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):  # of a policy or another model of the plugin's own
+        wrong = {".".join(str(part) for part in one["loc"][:1]): one["msg"] for one in error.errors()}
+        return f"{error.title}: " + "; ".join(
+            f"{key}: {why.removeprefix('Value error, ')}" for key, why in wrong.items()
+        )
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 

@@ -20,8 +20,10 @@ def seconds(value: object) -> object:
     """Seconds from a duration such as ``10s``, ``1m30s``, ``250ms``, ``7d``; a mere number is seconds already.
 
     Raises:
-        ValueError: It is a text, but not a duration.
+        ValueError: It is a text, but not a duration; or it is true or false.
     """
+    if isinstance(value, bool):  # pydantic would take it for a number
+        raise ValueError("write a duration, as in '10s' or '1m30s'")  # noqa: TRY004 - pydantic reports only these
     if not isinstance(value, str):
         return value
     if _NUMBER.fullmatch(value):  # what a variable gives is a text

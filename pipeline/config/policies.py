@@ -23,6 +23,12 @@ def _timeout(value: object) -> object:
     return False if value is None or value == "false" else value
 
 
+def _number(value: object) -> object:
+    if isinstance(value, bool):  # pydantic would take it for a number
+        raise ValueError("write how many, as in 20")  # noqa: TRY004 - pydantic reports only these
+    return value
+
+
 def _off(value: object) -> object:
     return None if value is False or value == "false" else value  # what a variable gives is a text
 
@@ -81,6 +87,14 @@ class RetryPolicy(Table):
     max_backoff: Seconds = Field(60.0, description="The longest wait.")
     jitter: float = Field(0.1, ge=0, le=1, description="The part of each wait that is random, 0 to 1.")
 
+    @model_validator(mode="after")
+    def _grows(self) -> RetryPolicy:
+        if self.max_backoff < self.backoff:
+            raise ValueError(
+                f"max_backoff ({self.max_backoff:g} s) is shorter than backoff ({self.backoff:g} s): no wait is longer"
+            )
+        return self
+
 
 class RateLimit(Table):
     """``rate_limit = {…}`` in a stage's policy."""
@@ -113,6 +127,8 @@ class ConcurrencyPolicy(Table):
     def _both_or_none(self) -> ConcurrencyPolicy:
         if (self.per_key is None) != (self.key is None):
             raise ValueError("per_key needs a key, and key a per_key, as in { per_key = 1, key = 'data.tenant' }")
+        if self.per_key is not None and self.per_key > self.limit:
+            raise ValueError(f"per_key ({self.per_key}) is greater than limit ({self.limit}), so it limits nothing")
         return self
 
 
@@ -138,6 +154,8 @@ class CoalescePolicy(Table):
 def _limits(value: object) -> object:
     if value is False or value in ("false", None):
         return ()
+    if value is True:
+        raise ValueError("write a rate, as in '5/s', or false")
     if isinstance(value, str | int | float):
         return ({"rate": value},)
     return (value,) if isinstance(value, dict | RateLimit) else value
@@ -155,14 +173,17 @@ _RateLimits = Annotated[
 ]
 
 
+_Many = Annotated[int, Field(ge=1)]
+
+
 class Policy(Table):
     """``policy = {…}``: how a stage treats time and failure."""
 
     timeout: Annotated[Literal[False] | Seconds, BeforeValidator(_timeout)] = Field(
-        30.0, description="How long one try may take, of one event or of one batch; false for no limit."
+        30.0, description="How long one try may take, of one event or of one batch; false or 0 for no limit."
     )
     retry: RetryPolicy = Field(default_factory=RetryPolicy, description="How failed tries are repeated.")
-    concurrency: Annotated[int, Field(ge=1)] | ConcurrencyPolicy = Field(
+    concurrency: Annotated[_Many, BeforeValidator(_number, json_schema_input_type=_Many)] | ConcurrencyPolicy = Field(
         100, description="How many events of one source the stage handles at once; as a table also how many of a key."
     )
     rate_limit: _RateLimits = Field(

@@ -13,7 +13,7 @@ from pipeline.config.problems import Problems, near
 from pipeline.config.tables import Tables
 from pipeline.expressions import FINALLY, ExpressionError, compile_expression
 from pipeline.routing import KeyPathError, compile_key
-from pipeline.topics import PatternError, compile_pattern
+from pipeline.topics import Pattern, PatternError, compile_pattern
 
 __all__ = ["check_coalesce", "check_routes", "implied_stages"]
 
@@ -61,6 +61,8 @@ def check_coalesce(
     """Complain of stages that coalesce events where these wait for no event of their key."""
     for name in [name for name, effective in policies.items() if effective.policy.coalesce is not None]:
         path: Path = ("stage", name, "policy", "coalesce")
+        for place, text in _written((*path, "match"), problems):
+            _warn_of_suspects(place, compile_pattern(text), problems)
         if stages[name].is_async:
             problems.add(path, "an async stage can't coalesce events: they wait in no lane; leave out 'async', or this")
         for route in routes:
@@ -110,13 +112,17 @@ def _check_patterns(path: Path, problems: Problems) -> None:
         except PatternError as error:
             problems.add(place, str(error))
             continue
-        for word in pattern.suspects:
-            problems.warn(place, f"{word!r} matches only itself: '*' and '#' are wildcards only as whole words")
+        _warn_of_suspects(place, pattern, problems)
         if not text:
             problems.warn(place, "the empty pattern matches only the empty routing key: write '#' for all keys")
         if text in seen:
             problems.warn(place, f"the pattern {text!r} is listed twice")
         seen.add(text)
+
+
+def _warn_of_suspects(place: Path, pattern: Pattern, problems: Problems) -> None:
+    for word in pattern.suspects:
+        problems.warn(place, f"{word!r} matches only itself: '*' and '#' are wildcards only as whole words")
 
 
 def _check_key(path: Path, problems: Problems) -> None:

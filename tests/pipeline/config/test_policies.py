@@ -105,6 +105,13 @@ def test_the_default_policy_may_depend_on_the_options(folder: Folder) -> None:
         ('{ rate_limit = { rate = "5/s", key = "tenant" } }', "rate_limit.key", "tenant"),
         ("{ concurrency = { per_key = 1 } }", "concurrency", "per_key needs a key"),
         ("{ concurrency = 0 }", "concurrency", "it must be greater than or equal to 1, not 0"),
+        ("{ rate_limit = true }", "rate_limit", "write a rate, as in '5/s', or false"),
+        ("{ concurrency = true }", "concurrency", "write how many, as in 20"),
+        ("{ retry = { backoff = true } }", "retry.backoff", "write a duration, as in '10s' or '1m30s'"),
+        ('{ retry = { backoff = "5s", max_backoff = "1s" } }', "retry",
+         "max_backoff (1 s) is shorter than backoff (5 s): no wait is longer"),
+        ('{ concurrency = { limit = 2, per_key = 3, key = "data.id" } }', "concurrency",
+         "per_key (3) is greater than limit (2), so it limits nothing"),
         ("{ circuit = { ratio = 2 } }", "circuit.ratio", "it must be less than or equal to 1, not 2"),
         ("{ circuit = { open = 2 } }", "circuit.open", "unknown key 'open'; did you mean 'open_for'?"),
         ('{ coalesce = { window = "2s" } }', "coalesce.match", "the key is missing: a topic pattern, or a list"),
@@ -188,3 +195,11 @@ def test_a_rate_in_the_file_is_told_also_in_its_short_forms(folder: Folder) -> N
         (log,) = check(folder.load(with_policy(f"{{ rate_limit = {text} }}"), PLUGINS)).routes[0].stages
         (rate,) = [value for value in log.policy_values if value.path == "rate_limit[0].rate"]
         assert (rate.value, rate.origin.rpartition(":")[2]) == ("7/s", "9")
+
+
+def test_a_word_that_looks_like_a_wildcard_is_warned_of_where_events_are_coalesced(folder: Folder) -> None:
+    text = KEYED + '[stage.log]\npolicy = { coalesce = { window = "2s", match = "order.foo*" } }\n'
+    (warning,) = folder.load(text).warnings
+    assert (warning.path, warning.message) == (
+        "stage.log.policy.coalesce.match", "'foo*' matches only itself: '*' and '#' are wildcards only as whole words",
+    )  # fmt: skip
