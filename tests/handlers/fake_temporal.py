@@ -95,7 +95,7 @@ class FakeTemporal:
         if self._is_unknown(workflow_id, run_id):
             return Answer(reason=f"there is no workflow {workflow_id!r}")
         if workflow_id in self.asleep:
-            return Answer(reason=f"no worker answers the query {name!r}")
+            return Answer(reason=f"no worker answers the query {name!r}: there is none, or its workflow tasks fail")
         if workflow_id in self.answers:
             return Answer(self.answers[workflow_id])
         if name != "status":

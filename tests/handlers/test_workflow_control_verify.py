@@ -108,7 +108,10 @@ async def test_a_workflow_without_an_answer_is_not_confirmed_and_the_reason_is_t
     temporal.asleep.add("w")
     async with started(WorkflowControlHandler, verifying(timeout=0.1), temporal=temporal) as handler:
         [row] = (await told_after(handler, pause())).rows
-    assert row.values["notes"] == "not confirmed within 0.1 s: no worker answers the query 'status'"
+    assert (
+        row.values["notes"]
+        == "not confirmed within 0.1 s: no worker answers the query 'status': there is none, or its workflow tasks fail"
+    )
 
 
 async def test_nothing_is_given_up_while_temporal_is_away() -> None:

@@ -109,7 +109,10 @@ async def test_what_does_not_take_effect_in_time_is_audited_as_not_confirmed(
     await control.publish("paused", "event-1", workflow_id=stream_name)
     [row] = await control.rows(1, "event-1")
     assert row.action == "workflow_signal_not_confirmed"
-    assert row.notes == "not confirmed within 1 s: no worker answers the query 'status'"
+    assert (
+        row.notes
+        == "not confirmed within 1 s: no worker answers the query 'status': there is none, or its workflow tasks fail"
+    )
 
 
 async def test_a_list_is_signalled_and_each_workflow_is_looked_at(control: Control, stream_name: str) -> None:

@@ -65,7 +65,7 @@ async def query(
             if not _is_the_workers(error):
                 raise
             await connection.raise_if_down(error)  # a server that is away is silent, too
-            return f"no worker answers the query {name!r}"
+            return f"no worker answers the query {name!r}: there is none, or its workflow tasks fail"
 
     try:
         response = await connection.call(ask, workflow_id=workflow_id, what="query")

@@ -75,7 +75,10 @@ class LookContract:
     ) -> None:
         await world.begin_unserved(workflow_id)
         answer = await world.resource.query(workflow_id, "status")
-        assert (answer.value, answer.reason) == (None, "no worker answers the query 'status'")
+        assert (answer.value, answer.reason) == (
+            None,
+            "no worker answers the query 'status': there is none, or its workflow tasks fail",
+        )
 
     async def test_the_status_tells_how_a_workflow_ended_and_when(self, world: World, workflow_id: str) -> None:
         await world.begin(workflow_id)

@@ -38,8 +38,8 @@ class SampleWorkflow:
 
     The server applies a signal once per run and request id. A signal that is sent again after the workflow continued
     as new reaches a new run, so it is applied again, unless the workflow itself recognises it: each signal here takes
-    the event's id as its argument (``signal_args = ["id"]`` in ``[stage.workflow-control]``), and the ids are carried
-    over from run to run.
+    the event's id (``signal_args = ["id"]`` in ``[stage.workflow-control]``), and the ids are carried over from run to
+    run. A second argument is a reason, for the log.
     """
 
     @workflow.init
@@ -56,19 +56,19 @@ class SampleWorkflow:
         return self._memory.status
 
     @workflow.signal
-    def pause(self, event_id: str | None = None) -> None:
+    def pause(self, event_id: str | None = None, reason: str | None = None) -> None:
         """Pause the work."""
-        self._apply("paused", event_id)
+        self._apply("paused", event_id, reason)
 
     @workflow.signal
-    def resume(self, event_id: str | None = None) -> None:
+    def resume(self, event_id: str | None = None, reason: str | None = None) -> None:
         """Go on with the work."""
-        self._apply("running", event_id)
+        self._apply("running", event_id, reason)
 
     @workflow.signal
-    def cancel(self, event_id: str | None = None) -> None:
+    def cancel(self, event_id: str | None = None, reason: str | None = None) -> None:
         """End the work, and the workflow."""
-        self._apply("cancelled", event_id)
+        self._apply("cancelled", event_id, reason)
 
     @workflow.signal
     def renew(self) -> None:
@@ -90,7 +90,7 @@ class SampleWorkflow:
         """All that the workflow knows."""
         return self._memory
 
-    def _apply(self, status: str, event_id: str | None) -> None:
+    def _apply(self, status: str, event_id: str | None, reason: str | None) -> None:
         memory = self._memory
         if event_id is not None:
             if event_id in memory.seen:
@@ -101,7 +101,7 @@ class SampleWorkflow:
         memory.status = status
         memory.applied += 1
         if not workflow.unsafe.is_replaying():
-            _log.info("%s is %s", workflow.info().workflow_id, status)
+            _log.info("%s is %s%s", workflow.info().workflow_id, status, f": {reason}" if reason else "")
 
     def _ended(self) -> bool:
         return self._memory.status == "cancelled"
