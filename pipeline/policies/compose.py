@@ -58,7 +58,7 @@ def compose(
     if policy.rate_limit:
         call = RateLimits(policy.rate_limit, clock).wrap(call)
     if policy.per_key is not None:
-        call = KeyConcurrency(policy.per_key).wrap(call)
+        call = KeyConcurrency(policy.per_key, clock).wrap(call)
     if policy.circuit is not None:
         call = Circuit(policy.circuit, dependency, clock).wrap(call)
     if policy.coalesce is not None and successor is not None:

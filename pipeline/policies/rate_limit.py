@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["Buckets", "RateLimits"]
 
 _LATE: Final = 1.0
-"""Seconds for which a turn is kept: who comes later, say after an outage, asks anew. Else all would come at once."""
+"""Seconds for which a turn is kept. Who comes later passes if those that really passed leave room, else asks anew: all
+would come at once after an outage."""
 _FEW: Final = 1_000
 """Keys that are kept without a look at which of them are idle."""
 
@@ -74,6 +75,9 @@ class RateLimits:
 class Buckets:
     """One limit's buckets by key, and the turns that were given. Those of idle keys are forgotten.
 
+    There are two buckets of each key: one of the turns, by which the next one is given, and one of those that really
+    passed. Where all come late, as a worker was busy with others, the second one tells that there is room.
+
     Args:
         limit: The limit.
     """
@@ -82,6 +86,7 @@ class Buckets:
         self._interval = 1 / limit.rate
         self._tolerance = (limit.size - 1) * self._interval
         self._full_at: dict[str, float] = {}
+        self._passed: dict[str, float] = {}
         self._turns: dict[str, float] = {}
         self._look_at = _FEW
 
@@ -92,15 +97,19 @@ class Buckets:
     def wait(self, key: str, request: str, now: float) -> float:
         """Seconds until this request may pass; 0 for now."""
         turn = self._turns.get(request)
-        if turn is not None and now - turn <= _LATE:
-            return max(0.0, turn - now)
+        if turn is not None:
+            if now - turn <= _LATE:
+                return max(0.0, turn - now)
+            if self._passed.get(key, now) - self._tolerance <= now:
+                return 0.0
         return max(0.0, self._full_at.get(key, now) - self._tolerance - now)
 
     def take(self, key: str, request: str, now: float) -> None:
         """Let a request pass that need not wait."""
-        turn = self._turns.pop(request, None)
-        if turn is None or now - turn > _LATE:
+        if self._turns.pop(request, None) is None:
             self._add(key, now)
+        passed = self._passed[key] = max(self._passed.get(key, now), now) + self._interval
+        self._full_at[key] = max(self._full_at.get(key, now), passed)
 
     def reserve(self, key: str, request: str, now: float) -> None:
         """Give a request that must wait the turn that `wait` told, unless it has it already."""
@@ -113,5 +122,6 @@ class Buckets:
         self._full_at[key] = max(self._full_at.get(key, now), now) + self._interval
         if len(self) > self._look_at:
             self._full_at = {key: at for key, at in self._full_at.items() if at > now}
+            self._passed = {key: at for key, at in self._passed.items() if at > now}
             self._turns = {request: turn for request, turn in self._turns.items() if now - turn <= _LATE}
             self._look_at = max(_FEW, 2 * len(self))

@@ -10,7 +10,7 @@ from pipeline.config.policies import ConcurrencyPolicy
 from pipeline.handlers import Delivery
 from pipeline.policies.concurrency import KeyConcurrency
 from pipeline.policies.middleware import Throttled
-from tests.pipeline.policies.samples import delivery, ids
+from tests.pipeline.policies.samples import Clock, delivery, ids
 
 
 class Gate:
@@ -107,3 +107,23 @@ async def test_a_call_that_fails_or_is_cancelled_gives_its_place_back() -> None:
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert limit.keys == 0
+
+
+async def test_jobs_that_wait_are_told_turns_one_behind_the_other_as_long_as_calls_take() -> None:
+    clock = Clock()
+
+    async def work(batch: Sequence[Delivery]) -> None:
+        clock.at += 2.0
+
+    call = KeyConcurrency(ConcurrencyPolicy(per_key=1, key="data.k"), clock).wrap(work)
+    await call([delivery("0", k="a")])
+
+    async def told(count: int) -> list[float]:
+        results = await call([delivery(str(number), k="a") for number in range(count)])
+        return [each.after for each in results if isinstance(each, Throttled)]
+
+    assert await told(4) == [2.0, 4.0, 6.0]
+    clock.at += 60
+    crowd = await told(3000)
+    assert crowd[:3] == [2.0, 4.0, 6.0]
+    assert set(crowd[15:]) == {30.0}

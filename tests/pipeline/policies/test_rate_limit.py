@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from typing import Any
 
 import pytest
@@ -115,3 +116,30 @@ def test_keys_that_are_idle_are_forgotten_and_so_are_turns_that_nobody_took() ->
 def test_the_burst_is_what_comes_in_a_second_unless_it_is_said() -> None:
     sizes = [RateLimit.model_validate({"rate": rate}).size for rate in ("5/s", "300/m", "10/m", "2.5/s", 400)]
     assert sizes == [5, 5, 1, 2, 400]
+
+
+@pytest.mark.parametrize("late", [0.0, 0.9, 1.05, 3.0, 30.0])
+def test_where_every_turn_is_taken_late_the_limit_is_reached_and_kept(late: float) -> None:
+    buckets = Buckets(RateLimit(rate=10, burst=1))
+    coming = [(0.0, str(number)) for number in range(100)]
+    passed: list[float] = []
+    while coming:
+        now, request = heapq.heappop(coming)
+        wait = buckets.wait("", request, now)
+        if wait > 0:
+            buckets.reserve("", request, now)
+            heapq.heappush(coming, (now + wait + late, request))
+        else:
+            buckets.take("", request, now)
+            passed.append(now)
+    assert passed[-1] <= 10 * 1.5 + 2 * late  # ten seconds' worth, and at most once around anew
+    assert max(sum(at <= other < at + 0.99 for other in passed) for at in passed) <= 11
+
+
+def test_a_late_pass_counts_against_those_that_come_after_it() -> None:
+    buckets = Buckets(RateLimit(rate=1, burst=1))
+    buckets.take("", "first", 0.0)
+    buckets.reserve("", "late", 0.0)
+    assert buckets.wait("", "late", 60.0) == 0.0
+    buckets.take("", "late", 60.0)
+    assert buckets.wait("", "next", 60.0) == 1.0
