@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.errors import PipelineError, Reject, Retry, Skip, Unavailable
+    from pipeline.errors import PipelineError, Reject, Retry, Skip, Throttled, Unavailable
     from pipeline.events import Event, Outcome
     from pipeline.handlers import Context, Delivery, Handler, Setup, handler
     from pipeline.hookspecs import hookimpl
@@ -33,6 +33,7 @@ __all__ = [
     "Row",
     "Setup",
     "Skip",
+    "Throttled",
     "Unavailable",
     "Work",
     "Worker",
@@ -41,7 +42,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "pipeline.errors": ("PipelineError", "Reject", "Retry", "Skip", "Unavailable"),
+    "pipeline.errors": ("PipelineError", "Reject", "Retry", "Skip", "Throttled", "Unavailable"),
     "pipeline.events": ("Event", "Outcome"),
     "pipeline.handlers": ("Context", "Delivery", "Handler", "Setup", "handler"),
     "pipeline.hookspecs": ("hookimpl",),

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
+
+Park: TypeAlias = Callable[[Callable[[], bool]], None]
+"""Takes what to call as soon as there is room; it is called once, at once where there is room already. It says whether
+whoever waited comes; where not, the next one is called."""
 
 
 class PipelineError(Exception):
@@ -83,6 +88,21 @@ class Retry(HandlerError):
     def __init__(self, reason: str = "", *, after: float | None = None) -> None:
         self.after = after
         super().__init__(reason or "the handler asked for another try")
+
+
+class Throttled(HandlerError):
+    """Not now: the event is to come again later. Uses no attempt, and holds no worker meanwhile.
+
+    Attributes:
+        after: Seconds until it may come again.
+        park: Takes what to call when it may come again, where that is known by then; whoever can be called waits for
+            that, and for no time. For the engine's own policies.
+    """
+
+    def __init__(self, reason: str, after: float, park: Park | None = None) -> None:
+        self.after = after
+        self.park = park
+        super().__init__(reason)
 
 
 class Reject(HandlerError):

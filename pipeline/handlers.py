@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from typing_extensions import TypeVar
 
 from pipeline.config.models import Policy
+from pipeline.config.policies import RateLimit
 from pipeline.errors import PluginError
 from pipeline.events import Event, Outcome
 from pipeline.ids import name_uuid
@@ -170,6 +171,14 @@ class Handler(Generic[OptionsT]):
     def queues(cls, options: OptionsT) -> tuple[str, ...]:
         """Names of the queues that a stage with these options leaves jobs on; by default none."""
         return ()
+
+    def take_rate_limits(self, limits: tuple[RateLimit, ...]) -> tuple[RateLimit, ...]:
+        """Called once, before `start`, with the rate limits of the stage's policy; returns those that the engine keeps.
+
+        By default it is all of them: each counts events, before the handler is called. A handler keeps those itself
+        that count what it does for an event: it then raises `pipeline.errors.Throttled` for what must wait.
+        """
+        return limits
 
     async def start(self, setup: Setup) -> None:
         """Called once before the first event; must not wait for other systems."""

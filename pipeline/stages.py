@@ -30,7 +30,7 @@ class Stage:
     Args:
         name: The stage's name.
         handler: A fresh instance of its handler, with validated options.
-        policy: The effective policy.
+        policy: The effective policy; the rate limits that the handler keeps itself are left out of `Stage.policy`.
         when: Its condition, or None.
         is_async: Whether it runs on a worker.
         queue: The queue of its jobs, where it does.
@@ -48,7 +48,8 @@ class Stage:
     ) -> None:
         self.name = name
         self.handler = handler
-        self.policy = policy
+        kept = handler.take_rate_limits(policy.rate_limit)
+        self.policy = policy if kept == policy.rate_limit else policy.model_copy(update={"rate_limit": kept})
         self.when = when
         self.is_async = is_async
         self.queue = queue

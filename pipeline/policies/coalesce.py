@@ -24,6 +24,8 @@ none has come."""
 
 _WAITED: Final = -1.0
 """Until when an event waits that has done so."""
+_MOST: Final = 100_000
+"""So many events may be known before those that have waited are forgotten: some ended unnoticed, by a last time-out."""
 
 
 class Coalesced(Skip):
@@ -75,19 +77,24 @@ class Coalesce:
         return coalesced
 
     def _forget(self, batch: Sequence[Delivery], results: Sequence[BaseException | None] | None) -> None:
-        """Keep nothing of the events that are done here, or were tried."""
+        """Keep nothing of the events that are done here, or were tried. A time-out may yet turn out to be an outage."""
         if not self._until:
             return
         for place, delivery in enumerate(batch):
             result = results[place] if results else None
-            if not isinstance(result, Throttled | Unavailable | FailedTogether):
+            if not isinstance(result, Throttled | Unavailable | FailedTogether | TimeoutError):
                 self._until.pop(delivery.context.request_id, None)
+        while len(self._until) > _MOST and self._until[oldest := next(iter(self._until))] == _WAITED:
+            del self._until[oldest]
 
     def _ask(self, delivery: Delivery) -> BaseException | None:
         event, context = delivery
-        if context.attempt > 1 or not self._matches(event):
+        if not self._matches(event):
             return None
         request, now = context.request_id, self._clock()
+        if context.attempt > 1:
+            self._until.pop(request, None)
+            return None
         until = self._until.get(request)
         if until == _WAITED:
             return None

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pipeline.errors import HandlerError, PipelineError
+from pipeline.errors import HandlerError, Park, PipelineError, Throttled
 
 if TYPE_CHECKING:
     from pipeline.events import Event
@@ -17,25 +17,6 @@ __all__ = ["Call", "FailedTogether", "Park", "Throttled", "call_others", "key_ge
 Call: TypeAlias = "Callable[[Sequence[Delivery]], Awaitable[Sequence[BaseException | None] | None]]"
 """Hands events to a handler, as `pipeline.handlers.Handler.handle_batch` takes them: None when all are done, else for
 each event None or what ends its try. What it raises ends the try of every event that it was given."""
-
-Park: TypeAlias = Callable[[Callable[[], bool]], None]
-"""Takes what to call as soon as there is room; it is called once, at once where there is room already. It says whether
-whoever waited comes; where not, the next one is called."""
-
-
-class Throttled(PipelineError):
-    """Not now: the event is to come again later. Uses no attempt, holds no worker, and is never said to a handler.
-
-    Attributes:
-        after: Seconds until it may come again.
-        park: Takes what to call when it may come again, where that is known by then; whoever can be called waits for
-            that, and for no time.
-    """
-
-    def __init__(self, reason: str, after: float, park: Park | None = None) -> None:
-        self.after = after
-        self.park = park
-        super().__init__(reason)
 
 
 class FailedTogether(PipelineError):

@@ -12,7 +12,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from pipeline.config.policies import RateLimit
-from pipeline.policies.middleware import Call, Throttled, call_others, key_getter
+from pipeline.errors import Unavailable
+from pipeline.policies.middleware import Call, Throttled, call_others, key_getter, results_of
 
 if TYPE_CHECKING:
     from pipeline.handlers import Delivery
@@ -22,12 +23,17 @@ __all__ = ["Buckets", "RateLimits"]
 _LATE: Final = 1.0
 """Seconds for which a turn is kept. Who comes later passes if those that really passed leave room, else asks anew: all
 would come at once after an outage."""
+_FORGOTTEN: Final = 10.0
+"""Seconds after which a turn that nobody took may be forgotten."""
 _FEW: Final = 1_000
 """Keys that are kept without a look at which of them are idle."""
 
 
 class RateLimits:
     """The rate limits of one stage: an event passes where all of them let it.
+
+    An event that the handler itself lets wait keeps what it was given. The one that met an outage last does so, too: it
+    is with this one that is tried whether the outage is over, and a long wait for its next turn would make it longer.
 
     Args:
         limits: The limits.
@@ -37,6 +43,7 @@ class RateLimits:
     def __init__(self, limits: Sequence[RateLimit], clock: Callable[[], float] = monotonic) -> None:
         self._limits = [(Buckets(limit), key_getter(limit.key) if limit.key else None, str(limit)) for limit in limits]
         self._clock = clock
+        self._met_outage = ""
 
     def wrap(self, call: Call) -> Call:
         """The call, behind these limits."""
@@ -46,13 +53,30 @@ class RateLimits:
             for place, delivery in enumerate(batch):
                 if (throttled := self._ask(delivery)) is not None:
                     held[place] = throttled
-            return await call_others(call, batch, held)
+            results = await results_of(lambda some: call_others(call, some, held), batch)
+            for place, result in enumerate(results or ()):
+                if place not in held and isinstance(result, Throttled | Unavailable):
+                    self._give_back(batch[place], result)
+            return results
 
         return limited
+
+    def _give_back(self, delivery: Delivery, result: Throttled | Unavailable) -> None:
+        event, context = delivery
+        if isinstance(result, Unavailable):
+            self._met_outage = context.request_id
+            return
+        turn = self._clock() + result.after
+        for buckets, key_of, _ in self._limits:
+            if key_of is None or key_of(event) is not None:
+                buckets.give_back(context.request_id, turn)
 
     def _ask(self, delivery: Delivery) -> Throttled | None:
         event, context = delivery
         now, request = self._clock(), context.request_id
+        if request == self._met_outage:
+            self._met_outage = ""
+            return None
         asked: list[tuple[Buckets, str]] = []
         longest, slowest, name = 0.0, -1, ""
         for buckets, key_of, named in self._limits:
@@ -88,6 +112,7 @@ class Buckets:
         self._full_at: dict[str, float] = {}
         self._passed: dict[str, float] = {}
         self._turns: dict[str, float] = {}
+        self._given_back: set[str] = set()
         self._look_at = _FEW
 
     def __len__(self) -> int:
@@ -106,7 +131,11 @@ class Buckets:
 
     def take(self, key: str, request: str, now: float) -> None:
         """Let a request pass that need not wait."""
-        if self._turns.pop(request, None) is None:
+        turn = self._turns.pop(request, None)
+        if request in self._given_back:  # it was counted when it first passed
+            self._given_back.discard(request)
+            return
+        if turn is None:
             self._add(key, now)
         passed = self._passed[key] = max(self._passed.get(key, now), now) + self._interval
         self._full_at[key] = max(self._full_at.get(key, now), passed)
@@ -118,10 +147,16 @@ class Buckets:
             self._turns[request] = now + self.wait(key, request, now)
             self._add(key, now)
 
+    def give_back(self, request: str, turn: float) -> None:
+        """Let a request that has passed do so again, when it comes for this turn."""
+        self._turns[request] = turn
+        self._given_back.add(request)
+
     def _add(self, key: str, now: float) -> None:
         self._full_at[key] = max(self._full_at.get(key, now), now) + self._interval
         if len(self) > self._look_at:
             self._full_at = {key: at for key, at in self._full_at.items() if at > now}
             self._passed = {key: at for key, at in self._passed.items() if at > now}
-            self._turns = {request: turn for request, turn in self._turns.items() if now - turn <= _LATE}
+            self._turns = {request: turn for request, turn in self._turns.items() if now - turn <= _FORGOTTEN}
+            self._given_back &= self._turns.keys()
             self._look_at = max(_FEW, 2 * len(self))

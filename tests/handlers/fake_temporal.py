@@ -23,6 +23,12 @@ class Answer:
 
 
 @dataclass
+class Signalled:
+    signal: str
+    at: datetime
+
+
+@dataclass
 class BatchProgress:
     state: str = "running"
     total: int = 0
@@ -65,7 +71,7 @@ class FakeTemporal:
         self.batches: dict[str, BatchProgress] = {}
         self.batches_end = True
         self.most_batches = 1
-        self._requests: set[tuple[str, str]] = set()
+        self._requests: dict[tuple[str, str], int] = {}
 
     async def signal(
         self, workflow_id: str, signal: str, *, request_id: str, args: Sequence[Any] = (), run_id: str | None = None
@@ -85,7 +91,7 @@ class FakeTemporal:
             return
         if workflow_id in self.completed:
             raise Reject(f"workflow {workflow_id!r} has already completed", kind="workflow_completed")
-        self._requests.add((workflow_id, request_id))
+        self._requests[workflow_id, request_id] = len(self.workflows[workflow_id])
         self.workflows[workflow_id].append((signal, tuple(args)))
 
     async def query(
@@ -110,6 +116,14 @@ class FakeTemporal:
         if workflow_id in self.completed:
             return Answer(self.completed[workflow_id], at=datetime(2026, 1, 31, 12, tzinfo=UTC))
         return Answer("RUNNING")
+
+    async def signals_after(
+        self, workflow_id: str, request_id: str, *, run_id: str | None = None
+    ) -> Sequence[Signalled]:
+        self._refuse_when_down()
+        place = self._requests.get((workflow_id, request_id))
+        later = [] if place is None else self.workflows[workflow_id][place + 1 :]
+        return [Signalled(signal, datetime.now(UTC)) for signal, _ in later]
 
     async def count(self, query: str) -> int:
         self._refuse_when_down()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -78,6 +79,62 @@ async def test_it_looks_again_until_the_workflow_has_done_it() -> None:
         assert not running.done()
         temporal.answers["w"] = "paused"
         assert (await running).told == [("workflow_signal_confirmed", "w")]
+
+
+async def pause_then(signal_kind: str, *, options: dict[str, Any] | None = None, state: str = "running") -> Ledger:
+    """What is told of a pause that is looked at after another signal."""
+    temporal = FakeTemporal("w")
+    async with started(WorkflowControlHandler, options or verifying(timeout="1m"), temporal=temporal) as handler:
+        delivery = pause()
+        await hand(handler, delivery)
+        await hand(handler, deliver(reference_event(signal_kind, id="event-2", workflow_id="w")))
+        temporal.answers["w"] = state
+        ledger = Ledger()
+        await ledger.work(handler, delivery.context.jobs, most=1)
+    return ledger
+
+
+async def test_a_pause_that_a_resume_followed_before_it_was_seen_is_superseded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(followups, "_SLICE", 0.0)
+    with caplog.at_level("INFO", logger="pipeline.stage.test"):
+        ledger = await pause_then("resumed")
+    assert ledger.told == [("workflow_signal_superseded", "w")]
+    assert ledger.left == []
+    details = ledger.rows[0].values["details"]
+    assert (details["seen"], details["effective_at"]) == ("running", None)
+    assert details["superseded_by"]["signal"] == "resume"
+    assert datetime.fromisoformat(details["requested_at"]) <= datetime.fromisoformat(details["superseded_by"]["at"])
+    assert caplog.messages[-1] == "pause of w: superseded by resume"
+
+
+async def test_what_is_seen_is_confirmed_whatever_came_after_it() -> None:
+    assert (await pause_then("resumed", state="paused")).told == [("workflow_signal_confirmed", "w")]
+
+
+@pytest.mark.parametrize(("kind", "undone_by"), [("paused", None), ("cancelled", ["resume"]), ("resumed", [])])
+async def test_a_signal_that_does_not_undo_it_supersedes_nothing(
+    monkeypatch: pytest.MonkeyPatch, kind: str, undone_by: list[str] | None
+) -> None:
+    monkeypatch.setattr(followups, "_SLICE", 0.0)
+    named = {} if undone_by is None else {"undone_by": undone_by}
+    ledger = await pause_then(kind, options=verifying(timeout="1m", **named))
+    assert (ledger.rows, len(ledger.left)) == ([], 1)
+
+
+async def test_a_job_of_an_earlier_version_is_still_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    temporal = FakeTemporal("w")
+    temporal.answers["w"] = "running"
+    async with started(WorkflowControlHandler, verifying(timeout=0.01), temporal=temporal) as handler:
+        delivery = pause()
+        await hand(handler, delivery)
+        [job] = delivery.context.jobs
+        payload = {name: value for name, value in job.payload.items() if name != "undone_by"}
+        earlier = replace(job, payload=payload | {"targets": [["w", None]]})
+        ledger = Ledger()
+        await ledger.work(handler, [earlier])
+    assert ledger.told == [("workflow_signal_not_confirmed", "w")]
 
 
 async def test_what_is_not_confirmed_in_time_is_audited_with_what_was_seen_last() -> None:
@@ -276,6 +333,7 @@ def test_the_queue_of_follow_ups_is_told_where_it_is_not_the_runners_own() -> No
     [
         ({"verify": BY_QUERY}, "verify", "a table for each signal"),
         ({"verify": {"pauze": BY_QUERY}}, "", "verify.pauze: no routing key sends this signal"),
+        (verifying(undone_by=["resum"]), "", "verify.pause.undone_by.resum: no routing key"),
         ({"verify": {"pause": {"by": "query", "equals": "x"}}}, "verify.pause", "needs the query's name"),
         ({"verify": {"pause": {"by": "status", "equals": "CANCELLED"}}}, "verify.pause", "no status"),
         ({"verify": {"pause": {"by": "status", "name": "x", "equals": "FAILED"}}}, "verify.pause", "belong to"),

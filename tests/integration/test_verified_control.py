@@ -74,6 +74,15 @@ class Control:
         await eventually(enough)
         return found
 
+    async def signalled(self, workflow_id: str) -> list[float]:
+        """When the workflow got its signals, as its history says, in seconds."""
+        history = self.client.get_workflow_handle(workflow_id).fetch_history_events()
+        return [
+            event.event_time.ToNanoseconds() / 1e9
+            async for event in history
+            if event.HasField("workflow_execution_signaled_event_attributes")
+        ]
+
     async def applied(self, workflow_id: str) -> int:
         return await self.client.get_workflow_handle(workflow_id).query(SampleWorkflow.applied)
 
@@ -113,6 +122,37 @@ async def test_what_does_not_take_effect_in_time_is_audited_as_not_confirmed(
         row.notes
         == "not confirmed within 1 s: no worker answers the query 'status': there is none, or its workflow tasks fail"
     )
+
+
+async def test_a_signal_that_another_one_undid_before_it_was_seen_is_audited_as_superseded(
+    control: Control, stream_name: str
+) -> None:
+    await control.begin(stream_name, queue=f"{stream_name}.nobody")
+    await control.publish("cancelled", "event-1", workflow_id=stream_name)
+    await control.publish("paused", "event-2", workflow_ids=[stream_name])
+    [row] = await control.rows(1, "event-1")
+    assert row.action == "workflow_signal_superseded"
+    assert row.metadata["superseded_by"]["signal"] == "pause"
+    assert row.metadata["seen"] == "RUNNING"
+
+
+async def test_no_workflow_gets_five_signals_within_a_second_whatever_names_it(
+    control: Control, stream_name: str
+) -> None:
+    hot, *others = names = [f"{stream_name}.{number}" for number in range(5)]
+    await control.begin(*names, queue=f"{stream_name}.nobody")
+    for number in range(3):
+        await control.publish("resumed", f"list-{number}", workflow_ids=[*others, hot])
+        await control.publish("resumed", f"hot-{number}", workflow_id=hot)
+        await control.publish("resumed", f"pair-{number}", workflow_ids=[hot, others[number]])
+
+    async def all_signalled() -> bool:
+        return [len(await control.signalled(name)) for name in names] == [9, 4, 4, 4, 3]
+
+    await eventually(all_signalled)
+    for name in names:
+        at = await control.signalled(name)
+        assert all(later - earlier > 1.0 for earlier, later in zip(at, at[4:], strict=False))
 
 
 async def test_a_list_is_signalled_and_each_workflow_is_looked_at(control: Control, stream_name: str) -> None:

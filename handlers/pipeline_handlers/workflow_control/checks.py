@@ -14,11 +14,11 @@ from typing import Any, Final, NamedTuple
 from pipeline.errors import Retry
 from pipeline.ledger.clean import clean_text
 from pipeline.ledger.units import Row
-from pipeline_handlers.workflow_control.contract import Answer, Watcher
+from pipeline_handlers.workflow_control.contract import Answer, Signalled, Watcher
 from pipeline_handlers.workflow_control.options import VerifyOptions
 from pipeline_handlers.workflow_control.trail import Cause, audit_row, told
 
-__all__ = ["NotConfirmed", "Seen", "Target", "confirmed_row", "look", "look_until", "unconfirmed_row"]
+__all__ = ["NotConfirmed", "Seen", "Target", "confirmed_row", "look", "look_until", "superseded_row", "unconfirmed_row"]
 
 _FIRST_WAIT: Final = 0.05
 _LONGEST_WAIT: Final = 1.0
@@ -36,10 +36,12 @@ class Target(NamedTuple):
     Attributes:
         workflow_id: Its id.
         run_id: One run of it; None for the current one.
+        request_id: What its signal is known by.
     """
 
     workflow_id: str
     run_id: str | None = None
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,18 @@ def unconfirmed_row(
     notes = f"not confirmed within {check.timeout:g} s: {why}"
     entity = ("workflow", target.workflow_id)
     return audit_row("workflow_signal_not_confirmed", cause, details, entity=entity, notes=notes)
+
+
+def superseded_row(
+    cause: Cause, signal: str, check: VerifyOptions, target: Target, requested: datetime, seen: Seen, by: Signalled
+) -> Row:
+    """The row of a signal that another one undid before it was seen to take effect."""
+    details = {
+        **_details(signal, check, target, requested, seen),
+        "effective_at": None,
+        "superseded_by": {"signal": clean_text(by.signal[:_MOST_SHOWN]), "at": told(by.at)},
+    }
+    return audit_row("workflow_signal_superseded", cause, details, entity=("workflow", target.workflow_id))
 
 
 def _details(signal: str, check: VerifyOptions, target: Target, requested: datetime, seen: Seen) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
-__all__ = ["Answer", "BatchProgress", "Batches", "Operation", "Signaller", "Watcher"]
+__all__ = ["Answer", "BatchProgress", "Batches", "Operation", "Signalled", "Signaller", "Watcher"]
 
 Operation = Literal["signal", "cancel", "terminate"]
 """What a batch operation does to each workflow."""
@@ -38,6 +38,20 @@ class Answer(Protocol):
     def at(self) -> datetime | None: ...  # noqa: D102
 
 
+class Signalled(Protocol):
+    """A signal that a workflow got.
+
+    Attributes:
+        signal: Its name.
+        at: When the server took it (aware, UTC).
+    """
+
+    @property
+    def signal(self) -> str: ...  # noqa: D102 - the class says it
+    @property
+    def at(self) -> datetime: ...  # noqa: D102
+
+
 class Watcher(Protocol):
     """What a stage with ``verify`` asks of its resource besides."""
 
@@ -48,6 +62,11 @@ class Watcher(Protocol):
 
     async def status(self, workflow_id: str, *, run_id: str | None = None) -> Answer:
         """A workflow's status: ``RUNNING``, ``CANCELED``, … Raises `Unavailable`."""
+
+    async def signals_after(
+        self, workflow_id: str, request_id: str, *, run_id: str | None = None
+    ) -> Sequence[Signalled]:
+        """The signals that it got after that of a request, in their order, as far as is known. Raises `Unavailable`."""
 
 
 class BatchProgress(Protocol):

@@ -14,13 +14,20 @@ from pipeline import Unavailable
 from pipeline.jobs.contract import Job, NewJob, Settlement, Work
 from pipeline.ledger.clean import clean_text
 from pipeline.ledger.units import Row
-from pipeline_handlers.workflow_control.checks import Seen, Target, confirmed_row, look, unconfirmed_row
+from pipeline_handlers.workflow_control.checks import (
+    Seen,
+    Target,
+    confirmed_row,
+    look,
+    superseded_row,
+    unconfirmed_row,
+)
 from pipeline_handlers.workflow_control.jobs import FollowUp
 from pipeline_handlers.workflow_control.options import WorkflowControlOptions
 from pipeline_handlers.workflow_control.trail import audit_row, told
 
 if TYPE_CHECKING:
-    from pipeline_handlers.workflow_control.contract import BatchProgress
+    from pipeline_handlers.workflow_control.contract import BatchProgress, Signalled
 
 __all__ = ["FollowUps"]
 
@@ -83,7 +90,7 @@ class FollowUps:
             rows = (
                 [_batch_row(order, None, reason)]
                 if order.check is None
-                else _given_up(order, dict.fromkeys(order.targets, unseen))
+                else [_given_up(order, target, unseen) for target in order.targets]
             )
             for row in rows:
                 settlement.add(row)
@@ -106,13 +113,37 @@ class FollowUps:
                 break
             await asyncio.sleep(wait)
             wait *= 2
-        if late:
-            last = {target: seen for target, seen in found.items() if seen and not seen.confirmed}
-            step.rows += _given_up(order, last)
-            pending = tuple(target for target in pending if target not in last)
+        last = {target: seen for target in pending if (seen := found[target])}
+        over = await self._over(order, last, late)
+        step.rows += over.values()
+        pending = tuple(target for target in pending if target not in over)
         if pending:
             step.left = replace(order, targets=pending, round=order.round + 1)
         return step
+
+    async def _over(self, order: FollowUp, last: Mapping[Target, Seen], late: bool) -> dict[Target, Row]:
+        """The rows of signals that can't be confirmed any more, since others undid them or the time is over."""
+        rows: dict[Target, Row] = {}
+        undone = await asyncio.gather(*(self._undone(order, target) for target in last))
+        for (target, seen), by in zip(last.items(), undone, strict=True):
+            if by:
+                rows[target] = _superseded(order, target, seen, by[0])
+            elif late and by is not None:
+                rows[target] = _given_up(order, target, seen)
+        return rows
+
+    async def _undone(self, order: FollowUp, target: Target) -> Sequence[Signalled] | None:
+        """The signals that undid one; None while Temporal is away."""
+        if not target.request_id or not order.undone_by:
+            return ()
+        async with self._slots:
+            try:
+                found: Sequence[Signalled] = await self._temporal.signals_after(
+                    target.workflow_id, target.request_id, run_id=target.run_id
+                )
+            except Unavailable:
+                return None
+        return [later for later in found if later.signal in order.undone_by]
 
     async def _look(self, order: FollowUp, target: Target) -> Seen | None:
         """What is seen of a workflow; None while Temporal is away."""
@@ -165,13 +196,15 @@ def _confirmed(order: FollowUp, target: Target, seen: Seen) -> Row:
     return confirmed_row(order.cause, order.signal, order.check, target, order.requested, seen)
 
 
-def _given_up(order: FollowUp, last: Mapping[Target, Seen]) -> list[Row]:
-    """The rows of signals that were not confirmed."""
+def _superseded(order: FollowUp, target: Target, seen: Seen, by: Signalled) -> Row:
     assert order.check is not None  # noqa: S101 - this is about signals
-    return [
-        unconfirmed_row(order.cause, order.signal, order.check, target, order.requested, seen)
-        for target, seen in last.items()
-    ]
+    return superseded_row(order.cause, order.signal, order.check, target, order.requested, seen, by)
+
+
+def _given_up(order: FollowUp, target: Target, seen: Seen) -> Row:
+    """The row of a signal that was not confirmed."""
+    assert order.check is not None  # noqa: S101 - this is about signals
+    return unconfirmed_row(order.cause, order.signal, order.check, target, order.requested, seen)
 
 
 def _batch_row(order: FollowUp, found: BatchProgress | None, reason: str | None = None) -> Row:
@@ -209,4 +242,5 @@ def _line(values: Mapping[str, Any]) -> str:
     notes = f": {values['notes']}" if values["notes"] else ""
     if "query" in details:
         return f"{details['signal']} by {what}, {details.get('complete', 0)} of {details.get('total', 0)}{notes}"
-    return f"{details['signal']} of {details['workflow_id']}: {what}{notes}"
+    by = f" by {details['superseded_by']['signal']}" if "superseded_by" in details else ""
+    return f"{details['signal']} of {details['workflow_id']}: {what}{by}{notes}"

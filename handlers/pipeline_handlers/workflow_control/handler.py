@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Final
 
 from pydantic import BaseModel
 
-from pipeline import Delivery, Handler, Reject, Setup, Unavailable
+from pipeline import Delivery, Handler, Reject, Setup, Throttled, Unavailable
 from pipeline.config.models import Policy
 from pipeline.config.policies import RateLimit
 from pipeline.errors import PluginError
@@ -16,6 +16,7 @@ from pipeline_handlers.workflow_control.asking import Asked, ask
 from pipeline_handlers.workflow_control.followups import FollowUps
 from pipeline_handlers.workflow_control.jobs import batch_job, verify_job
 from pipeline_handlers.workflow_control.options import WorkflowControlOptions
+from pipeline_handlers.workflow_control.pacing import Pacer, first_turn
 from pipeline_handlers.workflow_control.sending import Sender
 from pipeline_handlers.workflow_control.trail import audit_row, told
 
@@ -41,6 +42,10 @@ class WorkflowControlHandler(Handler[WorkflowControlOptions]):
     # A batch is done when its slowest signal is: as many as are sent at once wait for no other.
     max_batch = 50
 
+    def __init__(self, options: WorkflowControlOptions) -> None:
+        super().__init__(options)
+        self._pacer = Pacer(())
+
     @classmethod
     def needs(cls, options: WorkflowControlOptions) -> tuple[str, ...]:
         """The resource that the options name."""
@@ -50,7 +55,7 @@ class WorkflowControlHandler(Handler[WorkflowControlOptions]):
     def default_policy(cls, options: WorkflowControlOptions) -> Policy:
         """Each workflow gets fewer than five signals within a second: more are too much for its history.
 
-        Events that name many workflows, or a query, are not counted.
+        What is counted are signals, whichever events ask for them; see `take_rate_limits`.
         """
         return Policy(rate_limit=(RateLimit(rate=4.0, burst=1, key=options.workflow_id.text),))
 
@@ -59,6 +64,12 @@ class WorkflowControlHandler(Handler[WorkflowControlOptions]):
         """The queue of what follows up, where anything does, and it is not the runner's own."""
         return (options.queue,) if options.leaves_jobs and options.queue != INLINE else ()
 
+    def take_rate_limits(self, limits: tuple[RateLimit, ...]) -> tuple[RateLimit, ...]:
+        """Keep those by the workflow's id: what they count is signals, of whichever event."""
+        own = [limit for limit in limits if limit.key == self.options.workflow_id.text]
+        self._pacer = Pacer(own)
+        return tuple(limit for limit in limits if limit not in own)
+
     async def start(self, setup: Setup) -> None:
         """Take hold of the resource.
 
@@ -66,14 +77,14 @@ class WorkflowControlHandler(Handler[WorkflowControlOptions]):
             PluginError: It can't do what the options ask for.
         """
         temporal: Any = setup.resource(self.options.resource)
-        wanted = {"query": self.options.verify, "start_batch": self.options.batch}
-        for method, asked_for in wanted.items():
-            if asked_for and not hasattr(temporal, method):
+        wanted = {"query": "verify", "signals_after": "verify", "start_batch": "batch"}
+        for method, option in wanted.items():
+            if getattr(self.options, option) and not hasattr(temporal, method):
                 raise PluginError(
-                    f"stage {setup.stage!r}: the resource {self.options.resource!r} has no {method}, which "
-                    f"{'verify' if method == 'query' else 'batch'} needs"
+                    f"stage {setup.stage!r}: the resource {self.options.resource!r} has no {method}, which {option} "
+                    "needs"
                 )
-        self._sender = Sender(self.options, temporal, setup.log)
+        self._sender = Sender(self.options, temporal, self._pacer, setup.log)
         self._follow_ups = FollowUps(temporal, self.options, setup.log)
 
     async def handle_batch(self, batch: Sequence[Delivery]) -> Sequence[BaseException | None]:
@@ -103,13 +114,18 @@ class WorkflowControlHandler(Handler[WorkflowControlOptions]):
         self._follow_ups.failed(settlement, jobs, reason)
 
     def _verdict(self, asked: Asked) -> Exception | None:
-        """What the errors of an event's workflows mean for the event: an outage first, then what may yet succeed."""
+        """What the errors of an event's workflows mean for the event.
+
+        An outage comes first, then what may yet succeed; an event that is dead has no workflow whose turn never came.
+        """
         if not asked.errors:
             return None
         errors = {name: asked.errors[name] for name in (*asked.workflow_ids, "") if name in asked.errors}
         passing = [error for error in errors.values() if not isinstance(error, Reject)]
         if passing:
-            return next((error for error in passing if isinstance(error, Unavailable)), passing[0])
+            throttled = [error for error in passing if isinstance(error, Throttled)]
+            outage = next((error for error in passing if isinstance(error, Unavailable)), None)
+            return outage or (first_turn(throttled) if throttled else passing[0])
         if not asked.is_list:
             return next(iter(errors.values()))
         if self.options.partial == "accept" and len(errors) < len(asked.workflow_ids):

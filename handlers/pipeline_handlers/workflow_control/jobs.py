@@ -28,6 +28,7 @@ class FollowUp:
         round: How many jobs looked before this one.
         check: How it is seen that a signal took effect; None for a batch operation.
         targets: The workflows that it is not confirmed of yet.
+        undone_by: The signals that undo it.
         batch: What is told of the batch operation; empty for signals.
     """
 
@@ -38,6 +39,7 @@ class FollowUp:
     round: int = 0
     check: VerifyOptions | None = None
     targets: tuple[Target, ...] = ()
+    undone_by: tuple[str, ...] = ()
     batch: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
@@ -50,6 +52,7 @@ class FollowUp:
             "round": self.round,
             "check": None if self.check is None else self.check.model_dump(mode="json"),
             "targets": [list(target) for target in self.targets],
+            "undone_by": list(self.undone_by),
             "batch": dict(self.batch),
         }
 
@@ -65,6 +68,7 @@ class FollowUp:
             payload["round"],
             None if check is None else VerifyOptions.model_validate(check),
             tuple(Target(*target) for target in payload["targets"]),
+            tuple(payload.get("undone_by", ())),
             payload["batch"],
         )
 
@@ -79,11 +83,10 @@ def verify_job(options: WorkflowControlOptions, asked: Asked, workflow_ids: Sequ
     check = options.verify.get(asked.signal)
     if check is None or check.wait or not workflow_ids:
         return None
-    targets = tuple(Target(workflow_id, asked.run_id) for workflow_id in workflow_ids)
-    now = datetime.now(UTC)
-    order = FollowUp(
-        asked.cause, asked.signal, asked.at, now + timedelta(seconds=check.timeout), check=check, targets=targets
-    )
+    targets = tuple(Target(name, asked.run_id, asked.request_id_of(name)) for name in workflow_ids)
+    deadline = datetime.now(UTC) + timedelta(seconds=check.timeout)
+    undone_by = options.undoing(asked.signal)
+    order = FollowUp(asked.cause, asked.signal, asked.at, deadline, check=check, targets=targets, undone_by=undone_by)
     return NewJob(f"verify:{asked.request_id}", options.queue, order.as_json())
 
 

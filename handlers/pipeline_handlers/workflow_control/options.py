@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
@@ -54,6 +54,9 @@ class VerifyOptions(BaseModel):
         description="The text, number or boolean that it must be; a list: one of these."
     )
     timeout: Seconds = Field(30.0, gt=0, le=86_400, description="How long it may take; then it is not confirmed.")
+    undone_by: tuple[Name, ...] | None = Field(
+        None, description="The signals that undo it; by default all others of the stage."
+    )
     wait: bool = Field(
         False, description="Hold the event meanwhile, and try it again where it is not confirmed; else a job looks."
     )
@@ -152,10 +155,19 @@ class WorkflowControlOptions(BaseModel):
         """Whether anything is followed up by jobs."""
         return self.batch is not None or any(not check.wait for check in self.verify.values())
 
+    def undoing(self, signal: str) -> tuple[str, ...]:
+        """The signals that undo one that is verified."""
+        named = self.verify[signal].undone_by
+        others = tuple(name for name in dict.fromkeys(self.signals.values()) if name != signal)
+        return others if named is None else named
+
     @model_validator(mode="after")
     def _names_its_signals(self) -> Self:
         known = dict.fromkeys(self.signals.values())
-        for key, names in (("verify", self.verify), ("batch.operations", self.batch.operations if self.batch else {})):
+        undoing = {f"verify.{signal}.undone_by": check.undone_by or () for signal, check in self.verify.items()}
+        operations = self.batch.operations if self.batch else {}
+        named: dict[str, Iterable[str]] = {"verify": self.verify, "batch.operations": operations, **undoing}
+        for key, names in named.items():
             for name in names:
                 if name not in known:
                     raise ValueError(f"{key}.{name}: no routing key sends this signal; signals: {', '.join(known)}")

@@ -8,19 +8,22 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
-from pipeline import Unavailable
-from pipeline.errors import Reject
+from pipeline import Reject, Throttled, Unavailable
 from pipeline.ledger.clean import clean_text
 from pipeline_handlers.workflow_control.asking import Asked
 from pipeline_handlers.workflow_control.checks import NotConfirmed, Target, confirmed_row, look_until
 from pipeline_handlers.workflow_control.options import BatchOptions, WorkflowControlOptions
+from pipeline_handlers.workflow_control.pacing import Pacer
 
 __all__ = ["Sender"]
 
 _REMEMBERED: Final = 1_000
 """Of so many unfinished events it is remembered which workflows took their signals."""
+_QUERY: Final = "the workflows of "
+"""What tells a query from a workflow's id, where either waits for its turn."""
 
 
 @dataclass(slots=True)
@@ -28,6 +31,19 @@ class _State:
     """What has become of a batch so far."""
 
     outage: Unavailable | None = None
+
+
+@dataclass(slots=True)
+class _Begun:
+    """An event of which some workflows got their signals.
+
+    Attributes:
+        at: When it was asked for.
+        answers: These workflows, and why they did not take them; None where they did.
+    """
+
+    at: datetime
+    answers: dict[str, Reject | None] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -44,15 +60,17 @@ class Sender:
     Args:
         options: The stage's options.
         temporal: The resource.
+        pacer: Says when a workflow may be signalled.
         log: Where what was sent is told.
     """
 
-    def __init__(self, options: WorkflowControlOptions, temporal: Any, log: logging.Logger) -> None:
+    def __init__(self, options: WorkflowControlOptions, temporal: Any, pacer: Pacer, log: logging.Logger) -> None:
         self._options = options
         self._temporal = temporal
+        self._pacer = pacer
         self._log = log
         self._slots = asyncio.Semaphore(options.in_flight)
-        self._sent: OrderedDict[str, set[str]] = OrderedDict()
+        self._begun: OrderedDict[str, _Begun] = OrderedDict()
         self.turns: dict[str, _Turn] = {}
         """Whose turn it is, by workflow; of those only that are signalled now."""
 
@@ -61,6 +79,8 @@ class Sender:
         state = _State()
         by_workflow: dict[str, list[Asked]] = {}
         for asked in batch:
+            if begun := self._begun.get(asked.request_id):
+                asked.at = begun.at
             for workflow_id in asked.workflow_ids:
                 by_workflow.setdefault(workflow_id, []).append(asked)
         async with asyncio.TaskGroup() as tasks:
@@ -72,7 +92,7 @@ class Sender:
 
     def forget(self, asked: Asked) -> None:
         """An event is over: it is not sent again."""
-        self._sent.pop(asked.request_id, None)
+        self._begun.pop(asked.request_id, None)
 
     async def _send_in_order(self, workflow_id: str, orders: Sequence[Asked], state: _State) -> None:
         async with self._turn(workflow_id):
@@ -82,15 +102,23 @@ class Sender:
                     asked.errors[workflow_id] = error
 
     async def _send(self, workflow_id: str, asked: Asked, state: _State) -> Exception | None:
+        begun = self._begun.get(asked.request_id)
         try:
-            if not self._was_sent(workflow_id, asked):
+            if begun is None or workflow_id not in begun.answers:
+                _refuse_during(state.outage)
+                self._await_turn(workflow_id, asked)
                 async with self._slots:
                     await self._signal(workflow_id, asked, state)
-                self._note(workflow_id, asked)
+                self._note(workflow_id, asked, None)
                 self._log.info("sent %s to %s", asked.signal, workflow_id)
+            elif refused := begun.answers[workflow_id]:
+                return refused
             await self._confirm(workflow_id, asked)
         except Unavailable as error:
             state.outage = state.outage or error
+            return error
+        except Reject as error:
+            self._note(workflow_id, asked, Reject(str(error), kind=error.kind))
             return error
         except Exception as error:  # noqa: BLE001 - the engine decides, event by event
             return error
@@ -98,13 +126,21 @@ class Sender:
 
     async def _signal(self, workflow_id: str, asked: Asked, state: _State) -> None:
         _refuse_during(state.outage)
-        await self._temporal.signal(
-            workflow_id,
-            asked.signal,
-            request_id=asked.request_id_of(workflow_id),
-            args=asked.args,
-            run_id=asked.run_id,
-        )
+        try:
+            await self._temporal.signal(
+                workflow_id,
+                asked.signal,
+                request_id=asked.request_id_of(workflow_id),
+                args=asked.args,
+                run_id=asked.run_id,
+            )
+        finally:
+            self._pacer.sent(workflow_id, asked.request_id)  # also where it failed: the server may have taken it
+
+    def _await_turn(self, key: str, asked: Asked) -> None:
+        """Raise `Throttled` where others, or the signals before, are to come first."""
+        if wait := self._pacer.wait(key, asked.request_id):
+            raise Throttled(f"its signal to {key} waits for its turn", wait)
 
     async def _confirm(self, workflow_id: str, asked: Asked) -> None:
         """Wait until the signal is seen to have taken effect, where the stage waits for that."""
@@ -122,9 +158,11 @@ class Sender:
         batch = self._options.batch
         assert batch is not None  # noqa: S101 - without it no event has a query
         try:
+            self._await_turn(f"{_QUERY}{asked.query}", asked)
             async with self._slots:
                 _refuse_during(state.outage)
                 await self._start(asked, batch)
+                self._pacer.sent(f"{_QUERY}{asked.query}", asked.request_id)
         except Exception as error:  # noqa: BLE001 - the engine decides, event by event
             asked.errors[""] = error
 
@@ -147,14 +185,11 @@ class Sender:
         )
         self._log.info("%s by batch %s, of %d: %s", asked.signal, asked.request_id, matched, asked.query)
 
-    def _was_sent(self, workflow_id: str, asked: Asked) -> bool:
-        return workflow_id in self._sent.get(asked.request_id, ())
-
-    def _note(self, workflow_id: str, asked: Asked) -> None:
-        """Remember a signal that was taken: its event may be tried again because of others."""
-        self._sent.setdefault(asked.request_id, set()).add(workflow_id)
-        if len(self._sent) > _REMEMBERED + self._options.in_flight:
-            self._sent.popitem(last=False)  # its signals may be sent again, to no effect
+    def _note(self, workflow_id: str, asked: Asked, answer: Reject | None) -> None:
+        """Remember an answer: its event may come again because of other workflows."""
+        self._begun.setdefault(asked.request_id, _Begun(asked.at)).answers[workflow_id] = answer
+        if len(self._begun) > _REMEMBERED + self._options.in_flight:
+            self._begun.popitem(last=False)  # its signals may be sent again, to no effect
 
     @asynccontextmanager
     async def _turn(self, workflow_id: str) -> AsyncIterator[None]:

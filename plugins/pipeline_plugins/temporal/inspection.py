@@ -1,4 +1,4 @@
-"""Looking at workflows: what one answers to a query, and the status that the server gives it."""
+"""Looking at workflows: what one answers to a query, the status that the server gives it, what it was told since."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 
     from pipeline_plugins.temporal.connection import Connection
 
-__all__ = ["Answer", "query", "status"]
+__all__ = ["Answer", "Signalled", "query", "signals_after", "status"]
 
 _STATUS = "WORKFLOW_EXECUTION_STATUS_"
 _NO_ID = "no workflow can have this id"
+_PAGE = 250
+_PAGES = 4
+"""So many of the latest events of a history are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,19 @@ class Answer:
     value: Any = None
     reason: str = ""
     at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Signalled:
+    """A signal in a workflow's history.
+
+    Attributes:
+        signal: Its name.
+        at: When the server took it (aware, UTC).
+    """
+
+    signal: str
+    at: datetime
 
 
 async def query(
@@ -73,6 +89,8 @@ async def query(
         return Answer(reason=str(error))
     if isinstance(response, str):
         return Answer(reason=response)
+    if response.HasField("query_rejected"):
+        return Answer(reason=f"the workflow is {_status_name(response.query_rejected.status)}, and answers no query")
     try:
         values = await client.data_converter.decode(response.query_result.payloads)
     except Exception as error:  # noqa: BLE001 - a converter may raise anything; it is this workflow's answer only
@@ -88,7 +106,6 @@ async def status(connection: Connection, workflow_id: str, *, run_id: str | None
     Raises:
         Unavailable: Temporal can't be reached or used.
     """
-    from temporalio.api.enums.v1 import WorkflowExecutionStatus
     from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest
     from temporalio.service import RPCError
 
@@ -104,9 +121,58 @@ async def status(connection: Connection, workflow_id: str, *, run_id: str | None
         )
     except (Reject, RPCError) as error:
         return Answer(reason=str(error))
-    info = response.workflow_execution_info
-    name = WorkflowExecutionStatus.Name(info.status).removeprefix(_STATUS)
-    return Answer(name, at=info.close_time.ToDatetime(UTC) if info.HasField("close_time") else None)
+    info, pause = response.workflow_execution_info, response.workflow_extended_info.pause_info
+    at = info.close_time if info.HasField("close_time") else pause.paused_time
+    return Answer(_status_name(info.status), at=at.ToDatetime(UTC) if at.ByteSize() else None)
+
+
+async def signals_after(
+    connection: Connection, workflow_id: str, request_id: str, *, run_id: str | None = None
+) -> Sequence[Signalled]:
+    """The signals that a workflow got after that of a request, in their order.
+
+    None where its history does not tell: because of its length, or of an older server, which notes no request ids.
+
+    Raises:
+        Unavailable: Temporal can't be reached or used.
+    """
+    from temporalio.api.workflowservice.v1 import GetWorkflowExecutionHistoryReverseRequest
+    from temporalio.service import RPCError
+
+    execution = _execution(workflow_id, run_id)
+    if execution is None:
+        return ()
+    found: list[Signalled] = []
+    request = GetWorkflowExecutionHistoryReverseRequest(
+        namespace=connection.namespace, execution=execution, maximum_page_size=_PAGE
+    )
+    for _ in range(_PAGES):
+        try:
+            page = await connection.call(
+                lambda service, timeout: service.get_workflow_execution_history_reverse(
+                    request, retry=True, timeout=timeout
+                ),
+                workflow_id=workflow_id,
+                what="question",
+            )
+        except (Reject, RPCError):
+            return ()
+        for event in page.history.events:
+            if event.HasField("workflow_execution_signaled_event_attributes"):
+                signal = event.workflow_execution_signaled_event_attributes
+                if signal.request_id == request_id:
+                    return found[::-1]
+                found.append(Signalled(signal.signal_name, event.event_time.ToDatetime(UTC)))
+        request.next_page_token = page.next_page_token
+        if not page.next_page_token:
+            break
+    return ()
+
+
+def _status_name(status: int) -> str:
+    from temporalio.api.enums.v1 import WorkflowExecutionStatus
+
+    return WorkflowExecutionStatus.Name(status).removeprefix(_STATUS)  # type: ignore[arg-type]
 
 
 def _execution(workflow_id: str, run_id: str | None) -> WorkflowExecution | None:

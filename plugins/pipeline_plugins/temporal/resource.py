@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from temporalio.client import Client
 
     from pipeline_plugins.temporal.batches import BatchProgress, Operation
-    from pipeline_plugins.temporal.inspection import Answer
+    from pipeline_plugins.temporal.inspection import Answer, Signalled
     from pipeline_plugins.temporal.sample.worker import Sample
 
 __all__ = ["TemporalResource"]
@@ -99,6 +99,12 @@ class TemporalResource(Resource[TemporalOptions]):
     async def status(self, workflow_id: str, *, run_id: str | None = None) -> Answer:
         """A workflow's status (``RUNNING``, ``CANCELED``, …), or why there is none. Raises `Unavailable`."""
         return await inspection.status(self._connected(), workflow_id, run_id=run_id)
+
+    async def signals_after(
+        self, workflow_id: str, request_id: str, *, run_id: str | None = None
+    ) -> Sequence[Signalled]:
+        """The signals that it got after that of a request, as far as its history tells. Raises `Unavailable`."""
+        return await inspection.signals_after(self._connected(), workflow_id, request_id, run_id=run_id)
 
     async def count(self, query: str) -> int:
         """How many workflows a visibility query matches.

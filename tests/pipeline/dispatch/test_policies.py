@@ -13,7 +13,7 @@ import pytest
 from sqlmodel import select
 
 from pipeline.config.models import Policy
-from pipeline.errors import Retry, Unavailable
+from pipeline.errors import Retry, Throttled, Unavailable
 from pipeline.events import Event
 from pipeline.expressions import compile_expression
 from pipeline.handlers import Context, Delivery
@@ -116,6 +116,40 @@ async def test_a_throttled_event_does_not_end_an_outage(
             await pipe.settle(2)
             assert pipe.source.window.paused == {}
     assert caplog.messages.count("crm is back; its source goes on") == 1
+
+
+async def test_an_outage_is_over_as_soon_as_it_is_however_low_the_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.dispatch.dependencies._FIRST_WAIT", 0.01)
+    calls = 0
+
+    async def handle(event: Event[Any], context: Context) -> None:
+        nonlocal calls
+        calls += 1
+        if calls <= 3:
+            raise Unavailable("crm", "refused")
+
+    async with bench(tmp_path, [stage("x", handle, policy(rate_limit={"rate": "1/h", "burst": 1}))]) as pipe:
+        await pipe.feed(*(message(offset) for offset in range(2)))
+        await pipe.settle(1)
+        assert calls == 4
+        assert pipe.source.window.paused == {}
+
+
+async def test_a_handler_may_let_an_event_wait_which_uses_no_attempt_and_holds_up_no_other(tmp_path: Path) -> None:
+    seen = Recorder()
+
+    async def handle(event: Event[Any], context: Context) -> None:
+        await seen(event, context)
+        if event.offset == 0 and len([1 for _, offset, _ in seen.seen if offset == 0]) <= 3:
+            raise Throttled("not yet", 0.01)
+
+    async with bench(tmp_path, [stage("x", handle, policy(concurrency=1))]) as pipe:
+        await pipe.feed(*(message(offset, {"k": min(offset, 2)}) for offset in range(4)))
+        await pipe.settle(4)
+    assert [(offset, attempt) for _, offset, attempt in seen.seen if offset == 0] == [(0, 1)] * 4
+    assert [offset for _, offset, _ in seen.seen][:4] == [0, 1, 2, 3]
 
 
 # Concurrency

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from pipeline.config.policies import CoalescePolicy
 from pipeline.errors import Retry, Unavailable
 from pipeline.events import Event
@@ -82,6 +84,30 @@ async def test_an_event_that_meets_an_outage_after_its_window_does_not_wait_agai
     await lane.call([event])
     assert lane.calls.batches == [["1"], ["1"]]
     assert len(lane.policy) == 1
+
+
+async def test_an_event_whose_call_timed_out_in_an_outage_is_coalesced_no_more() -> None:
+    clock = Clock()
+    lane, event = Lane(clock, Calls({"1": TimeoutError("slow")})), delivery("1", key="w.paused")
+    await lane.call([event])
+    clock.at += 2.0
+    await lane.call([event])
+    lane.behind = [delivery("2", key="w.resumed").event]  # it may have had an effect: it must not be told as filtered
+    await lane.call([event])
+    assert lane.calls.batches == [["1"], ["1"]]
+    await lane.call([delivery("1", 2, key="w.paused")])  # it was no outage, but a try
+    assert len(lane.policy) == 0
+
+
+async def test_of_events_that_end_by_a_time_out_a_bounded_number_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.policies.coalesce._MOST", 10)
+    clock = Clock()
+    lane = Lane(clock, Calls({str(number): TimeoutError("slow") for number in range(100)}))
+    for _ in range(2):
+        for number in range(100):
+            await lane.call([delivery(str(number), key="w.paused")])
+        assert len(lane.policy) == 100 if not lane.calls.batches else 10
+        clock.at += 2.0
 
 
 async def test_nothing_is_kept_of_an_event_whose_try_failed() -> None:

@@ -95,6 +95,26 @@ class LookContract:
         await world.begin(workflow_id)
         assert (await world.resource.status(workflow_id, run_id="no such run")).reason
 
+    async def test_the_signals_after_another_one_are_known_in_their_order(self, world: World, workflow_id: str) -> None:
+        await world.begin(workflow_id)
+        for request_id, signal in enumerate(["pause", "resume", "pause", "cancel"]):
+            await world.resource.signal(workflow_id, signal, request_id=str(request_id))
+
+        async def noted() -> bool:  # what comes while the workflow's worker is busy is noted when it is done
+            return len(await world.resource.signals_after(workflow_id, "1")) == 2
+
+        await eventually(noted)
+        after = await world.resource.signals_after(workflow_id, "1")
+        assert [later.signal for later in after] == ["pause", "cancel"]
+        assert datetime.now(UTC) - after[-1].at < timedelta(minutes=5)
+        assert list(await world.resource.signals_after(workflow_id, "3")) == []
+
+    async def test_after_a_signal_that_is_not_there_nothing_is_known(self, world: World, workflow_id: str) -> None:
+        assert list(await world.resource.signals_after(workflow_id, "1")) == []
+        await world.begin(workflow_id)
+        await world.resource.signal(workflow_id, "pause", request_id="2")
+        assert list(await world.resource.signals_after(workflow_id, "1")) == []
+
     async def test_a_batch_operation_signals_what_its_query_matches_once(
         self, world: World, workflow_id: str, job_id: str
     ) -> None:
