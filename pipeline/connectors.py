@@ -14,13 +14,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from pipeline.errors import UserError
 
 __all__ = [
     "BrokerRefused", "Connector", "Message", "MessageBatch", "MessageRefused", "Outgoing", "Start", "StreamBounds",
 ]  # fmt: skip
+
+_PER_VALUE: Final = 8
+"""Bytes of a header's value beside its text, reckoned."""
 
 
 class BrokerRefused(UserError):
@@ -43,9 +46,11 @@ class Message:
         headers: Application headers as JSON values.
         content_type: The media type that the publisher gave, or None.
         defect: Why the message could not be decoded; then `body` is the raw frame. None where all is well.
+        size: How many bytes it takes with its headers, which is what `limits.in_flight` counts. A connector gives what
+            it knows at no cost, as the length of the encoded message; where it gives none, it is reckoned.
     """
 
-    __slots__ = ("body", "content_type", "defect", "headers", "id", "offset", "routing_key", "timestamp")
+    __slots__ = ("body", "content_type", "defect", "headers", "id", "offset", "routing_key", "size", "timestamp")
 
     def __init__(
         self,
@@ -57,6 +62,7 @@ class Message:
         headers: Mapping[str, Any] = {},
         content_type: str | None = None,
         defect: str | None = None,
+        size: int | None = None,
     ) -> None:
         self.offset = offset
         self.timestamp = timestamp
@@ -66,9 +72,27 @@ class Message:
         self.headers = headers
         self.content_type = content_type
         self.defect = defect
+        self.size = len(body) + (_weight(headers) if headers else 0) if size is None else size
 
     def __repr__(self) -> str:
         return f"<Message {self.offset} {self.routing_key!r} id={self.id!r} {len(self.body)} bytes>"
+
+
+def _weight(headers: Mapping[str, Any]) -> int:
+    """About how many bytes headers take, their lists and maps included."""
+    size = 0
+    left: list[Any] = [headers]
+    while left:
+        value = left.pop()
+        if isinstance(value, str | bytes):
+            size += len(value)
+        elif isinstance(value, Mapping):
+            left += value
+            left += value.values()
+        elif isinstance(value, Sequence):
+            left += value
+        size += _PER_VALUE
+    return size
 
 
 MessageBatch = list[Message]

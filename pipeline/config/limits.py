@@ -64,7 +64,9 @@ class Limits(Table):
 
     event: Bytes = Field(2**20, description="How large a body may be.")
     in_flight: Bytes = Field(
-        2**26, description="How large the bodies in flight may be together before reading pauses; a batch is taken in."
+        2**26,
+        description="How large the messages in flight may be together, headers included, before reading pauses; "
+        "a batch is taken in.",
     )
     nesting: int = Field(64, ge=1, le=200, description="How deep objects and lists may nest, the outermost included.")
     headers: int = Field(100, ge=0, description="How many headers a message may have.")

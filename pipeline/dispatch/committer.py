@@ -21,6 +21,8 @@ from pipeline.stats import SourceStats
 __all__ = ["Committer"]
 
 _AT_ONCE = 2_000
+_BYTES_AT_ONCE = 8 * 2**20
+"""About how many bytes one commit writes at most; one message is always written."""
 _PAUSE = 0.02
 """Seconds from one commit's end to the next one's begin at least, so that under load many messages share one."""
 _log = logging.getLogger("pipeline.committer")
@@ -92,7 +94,8 @@ class Committer:
         try:
             while True:
                 await self._wake.wait()
-                flights, self._finished = self._finished[:_AT_ONCE], self._finished[_AT_ONCE:]
+                count = self._at_once()
+                flights, self._finished = self._finished[:count], self._finished[count:]
                 if not self._finished:
                     self._wake.clear()
                 self._committing = True
@@ -105,6 +108,17 @@ class Committer:
             self._on_end(None)
         except Exception as error:  # noqa: BLE001 - a source that can't commit must end, and not just fill up
             self._on_end(error)
+
+    def _at_once(self) -> int:
+        """How many of the finished flights the next commit takes."""
+        if self._window.bytes <= _BYTES_AT_ONCE:  # together, so there is nothing to count
+            return _AT_ONCE
+        size = 0
+        for count, flight in enumerate(self._finished[:_AT_ONCE]):
+            size += _written(flight)
+            if size > _BYTES_AT_ONCE and count:
+                return count
+        return _AT_ONCE
 
     async def _commit(self, flights: list[Flight]) -> None:
         counts: dict[Outcome, int] = {}
@@ -147,3 +161,9 @@ class Committer:
                 _log.info("the database is back")
                 self._window.release("database")
             return unwritable
+
+
+def _written(flight: Flight) -> int:
+    """About how many bytes it leaves to be written: a dead letter has its message, and so may a row or a job."""
+    left = len(flight.dead or ()) + len(flight.rows or ()) + len(flight.statements or ())
+    return flight.message.size * left

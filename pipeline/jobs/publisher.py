@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from sqlalchemy import Table, and_, bindparam, delete, select, text, update
+from sqlalchemy import Table, Text, and_, bindparam, cast, delete, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pipeline.connectors import Connector, MessageRefused, Outgoing
@@ -20,11 +20,19 @@ from pipeline.ledger.job_tables import OutboxMessage
 __all__ = ["OutboxPublisher"]
 
 _BATCH: Final = 500
+_BYTES: Final = 4 * 2**20
+"""About how many bytes a batch has at most; one message is always taken."""
+_LOOK: Final = 100
+"""How many messages are weighed first, and then twice as many as those: PostgreSQL takes 10 ms to weigh a mebibyte of
+headers."""
+_PART: Final = 2**19
+"""About how many bytes are published at a time: what a slow line has carried of a batch need not go again."""
 _PATIENCE: Final = 8.0
 """Seconds that a broker may take for a batch; PostgreSQL ends a transaction that is idle for 10."""
 _LOCK: Final = 0x6F75_7462_6F78_0001
 """The key of PostgreSQL's advisory lock under which one process publishes at a time: so the order is kept."""
 _TABLE: Final[Table] = OutboxMessage.__table__  # type: ignore[attr-defined]
+_SIZE: Final = (func.length(_TABLE.c.body) + func.length(cast(_TABLE.c.headers, Text))).label("size")
 _PARK: Final = update(_TABLE).where(_TABLE.c.id == bindparam("at")).values(error=bindparam("why"))
 _log = logging.getLogger("pipeline.jobs")
 
@@ -69,57 +77,86 @@ class OutboxPublisher:
         for result in results:
             if isinstance(result, PipelineError):
                 raise result
-        return 0.0 if _BATCH in results else None
+        return 0.0 if any(results) else None
 
-    async def _outcome(self, stream: str) -> int | PipelineError:
-        """How many messages were published; the error keeps no other stream back."""
+    async def _outcome(self, stream: str) -> bool | PipelineError:
+        """Whether there are more messages to publish; the error keeps no other stream back."""
         try:
             return await self._publish(stream)
         except PipelineError as error:
             self._created.discard(stream)
             return error
 
-    async def _publish(self, stream: str) -> int:
-        rows = select(_TABLE).where(self._waiting, _TABLE.c.stream == stream).order_by(_TABLE.c.id).limit(_BATCH)
+    async def _publish(self, stream: str) -> bool:
+        """Publish a batch; what the broker has confirmed is done with, whatever became of the rest."""
+        done = _Done()
         async with self._turn() as held:
             if held is None:
-                return 0
+                return False
             async with self._reading(held) as connection:
-                waiting = (await connection.execute(rows)).all()
+                waiting, more = await self._batch(connection, stream)
             if not waiting:
-                return 0
-            refused = await self._send(stream, waiting)
-            async with self._writing(held) as connection:
-                sent = [row.id for row in waiting if row.id not in refused]
-                await connection.execute(delete(_TABLE).where(_TABLE.c.id.in_(sent)))
-                if refused:
-                    await connection.execute(_PARK, [{"at": id_, "why": why} for id_, why in refused.items()])
-        return len(waiting)
+                return False
+            error = await self._send(stream, waiting, done)
+            if len(done):
+                async with self._writing(held) as connection:
+                    await done.write(connection)
+        if error is not None:
+            raise error
+        return more or len(done) < len(waiting)
 
-    async def _send(self, stream: str, rows: Sequence[Any]) -> dict[int, str]:
-        """Publish messages. Returns those that are refused whatever is tried, with the reason."""
+    async def _batch(self, connection: AsyncConnection, stream: str) -> tuple[Sequence[Any], bool]:
+        """The next messages, as many as may be loaded together, and whether there may be others behind them."""
+        query = select(_TABLE.c.id).where(self._waiting, _TABLE.c.stream == stream).order_by(_TABLE.c.id)
+        ids = (await connection.execute(query.limit(_BATCH))).scalars().all()
+        count = total = 0
+        while count < len(ids) and total <= _BYTES:
+            some = ids[count : 2 * count + _LOOK]
+            rows = await connection.execute(select(_TABLE.c.id, _SIZE).where(_TABLE.c.id.in_(some)))
+            sizes = {row.id: row.size for row in rows}
+            for id_ in some:
+                total += sizes.get(id_, 0)
+                if total > _BYTES and count:
+                    break
+                count += 1
+        taken = select(_TABLE, _SIZE).where(_TABLE.c.id.in_(ids[:count])).order_by(_TABLE.c.id)
+        return (await connection.execute(taken)).all() if count else [], count < len(ids) or count == _BATCH
+
+    async def _send(self, stream: str, rows: Sequence[Any], done: _Done) -> PipelineError | None:
+        """Publish part by part. Returns why not all went; None also where a slow line has carried only some."""
+        clock = asyncio.get_running_loop().time
+        end = clock() + _PATIENCE
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout_at(end):
                 await self._connector.connect()
                 if self._create and stream not in self._created:
                     await self._connector.create_stream(stream)
                     self._created.add(stream)
-                return await self._publish_what_fits(stream, rows)
+                for part in _parts(rows):
+                    begin = clock()
+                    await self._publish_what_fits(stream, part, done)
+                    if 2 * clock() - begin > end:  # another one would not be confirmed in time, and go twice
+                        break
         except TimeoutError:
-            raise Unavailable("broker", f"no confirmation from {stream} within {_PATIENCE:g} s") from None
+            return None if len(done) else Unavailable("broker", f"no confirmation from {stream} within {_PATIENCE:g} s")
+        except PipelineError as error:
+            return error
+        return None
 
-    async def _publish_what_fits(self, stream: str, rows: Sequence[Any]) -> dict[int, str]:
+    async def _publish_what_fits(self, stream: str, rows: Sequence[Any], done: _Done) -> None:
         """Publish by halves where one of the messages can't be: in their order, without the one at fault."""
         try:
             await self._connector.publish(stream, [_outgoing(row) for row in rows])
         except MessageRefused as error:
             if len(rows) > 1:
                 middle = len(rows) // 2
-                first = await self._publish_what_fits(stream, rows[:middle])
-                return first | await self._publish_what_fits(stream, rows[middle:])
+                await self._publish_what_fits(stream, rows[:middle], done)
+                await self._publish_what_fits(stream, rows[middle:], done)
+                return
             _log.error("outbox: the message %s is never published to %s: %s", rows[0].message_id, stream, error)
-            return {rows[0].id: clean_text(str(error))}
-        return {}
+            done.refused[rows[0].id] = clean_text(str(error))
+        else:
+            done.sent += [row.id for row in rows]
 
     # One process at a time: on PostgreSQL by a lock that lasts as long as one transaction, in which all of it happens;
     # on SQLite a transaction would keep every other writer out while the broker is asked.
@@ -152,3 +189,36 @@ class OutboxPublisher:
 
 def _outgoing(row: Any) -> Outgoing:
     return Outgoing(bytes(row.body), row.routing_key, row.message_id, row.headers, row.content_type)
+
+
+def _parts(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    begin = size = 0
+    for at, row in enumerate(rows):
+        if size and size + row.size > _PART:
+            yield rows[begin:at]
+            begin, size = at, 0
+        size += row.size
+    yield rows[begin:]
+
+
+class _Done:
+    """What became of a batch's messages.
+
+    Attributes:
+        sent: The ids of those that the broker has confirmed.
+        refused: Those that are refused whatever is tried, with the reason.
+    """
+
+    def __init__(self) -> None:
+        self.sent: list[int] = []
+        self.refused: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.sent) + len(self.refused)
+
+    async def write(self, connection: AsyncConnection) -> None:
+        """Take the ones out of the outbox, and leave the others there with the reason."""
+        if self.sent:
+            await connection.execute(delete(_TABLE).where(_TABLE.c.id.in_(self.sent)))
+        if self.refused:
+            await connection.execute(_PARK, [{"at": id_, "why": why} for id_, why in self.refused.items()])

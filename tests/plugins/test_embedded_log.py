@@ -155,6 +155,14 @@ async def test_a_batch_of_large_messages_is_short(connector: EmbeddedConnector) 
     assert read == [[0, 1], [2, 3], [4]]
 
 
+async def test_so_is_one_of_messages_with_large_headers(connector: EmbeddedConnector) -> None:
+    headers = {"h": "x" * (3 * 1024 * 1024)}
+    await connector.publish("s", [Outgoing(b"{}", "a.b", str(number), headers) for number in range(3)])
+    batch = await anext(connector.read("s", Start("first"), name="test"))
+    assert [message.offset for message in batch] == [0, 1]
+    assert batch[0].size > 3 * 1024 * 1024
+
+
 @pytest.mark.parametrize("chunks", [1, 2, 3, 10, 64])
 async def test_a_time_is_found_among_many_chunks(
     connector: EmbeddedConnector, chunks: int, monkeypatch: pytest.MonkeyPatch

@@ -138,11 +138,12 @@ class Log:
                 (number, position, most),
             )
             for offset, timestamp, body, routing_key, id_, headers, content_type in rows:
-                size += len(body)
+                bytes_ = len(body) + len(headers or "")
+                size += bytes_
                 if size > MAX_BATCH_BYTES and batch:
                     break
                 values = orjson.loads(headers) if headers else {}
-                batch.append(Message(offset, timestamp, body, routing_key, id_, values, content_type))
+                batch.append(Message(offset, timestamp, body, routing_key, id_, values, content_type, None, bytes_))
             rows.close()  # an open cursor would hold the snapshot, and the write-ahead log with it
             if not batch and not self._db.execute("SELECT 1 FROM streams WHERE id = ?", (number,)).fetchone():
                 raise BrokerRefused(f"the stream was deleted from {self.path} while it was read")

@@ -79,6 +79,7 @@ class MessageReader:
         extra = headers = _NOTHING
         body: bytes | bytearray | None = None
         before = parts = 0
+        begin = pos
         values: Values | None = None
         while pos < end:
             if data[pos + 1] == 0x53 and not data[pos]:
@@ -143,7 +144,8 @@ class MessageReader:
         if routing_key is None:
             routing_key = subject if subject is not None else _key_in(headers)
         whole = body if type(body) is bytes else bytes(body or b"")
-        return Message(offset, timestamp, whole, routing_key, id_, headers, content_type)
+        size = end - begin if values is None else end - begin + len(whole)  # what was a value may be longer as JSON
+        return Message(offset, timestamp, whole, routing_key, id_, headers, content_type, None, size)
 
     def _read_annotations(self, section: bytes) -> tuple[str | None, dict[str, Any]]:
         """The routing key that RabbitMQ notes, and headers: RabbitMQ makes annotations of those that begin with x-."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 import zlib
 from typing import Final
 
@@ -40,9 +41,12 @@ class Chunk:
         end: The offset after its last message.
         timestamp: When it was written, in milliseconds since 1970 (UTC).
         size: How many bytes it takes.
+        taken: How many bytes the messages have that were taken; unpacked, where they lay in a compressed block.
     """
 
-    __slots__ = ("_block", "_data", "_defect", "_entries", "_offset", "_pos", "end", "first", "size", "timestamp")
+    __slots__ = (
+        "_block", "_data", "_defect", "_entries", "_offset", "_pos", "end", "first", "size", "taken", "timestamp",
+    )  # fmt: skip
 
     def __init__(self, frame: bytes, *, damaged: bool = False) -> None:
         """Take a `Deliver` frame (without its length) apart.
@@ -67,6 +71,7 @@ class Chunk:
         self.end: int = first + records
         self.timestamp: int = timestamp
         self.size = len(frame)
+        self.taken = 0
         self._entries: int = entries
         self._offset: int = first
         self._pos = 0
@@ -88,10 +93,6 @@ class Chunk:
     def is_finished(self) -> bool:
         """Whether all its messages have been taken, or left out."""
         return not (self._entries or self._block or self._defect is not None)
-
-    def at_once(self, most: int) -> int:
-        """How many of its messages take about so many bytes; at least one."""
-        return max(1, most * (self.end - self.first) // max(1, len(self._data)))
 
     def __contains__(self, offset: int) -> bool:
         return self.first <= offset < self.end
@@ -125,31 +126,42 @@ class Chunk:
         self._offset += 1
         self._check_end()
 
-    def take(self, reader: MessageReader, into: list[Message], limit: int) -> bool:
-        """Append the next messages to `into` until it holds `limit`; says whether the chunk is finished."""
+    def take(self, reader: MessageReader, into: list[Message], limit: int, most: int = sys.maxsize) -> bool:
+        """Append the next messages to `into`; says whether the chunk is finished.
+
+        Args:
+            reader: Reads them.
+            into: Where they go.
+            limit: How many messages it holds in the end, at most.
+            most: Go no further once so many bytes are taken, at least 1; a block is unpacked only when its turn comes.
+        """
         read, append = reader.read, into.append
-        while len(into) < limit and not self.is_finished:
+        stop = self.taken + most
+        while len(into) < limit and self.taken < stop and not self.is_finished:
             if self._block:
                 record = self._block.pop()
                 append(read(record, 0, len(record), self._offset, self.timestamp))
+                self.taken += len(record)
                 self._offset += 1
                 self._check_end()
             elif self._defect is not None:
                 append(self._defect)
+                self.taken += self._defect.size
                 self._offset, self._defect = self._defect.offset + 1, None
                 self._check_end()
             else:
-                self._take_entries(reader, into, limit)
+                self._take_entries(reader, into, limit, stop - self.taken)
         return self.is_finished
 
-    def _take_entries(self, reader: MessageReader, into: list[Message], limit: int) -> None:
+    def _take_entries(self, reader: MessageReader, into: list[Message], limit: int, most: int) -> None:
         """Take messages that are entries of their own, as many as follow one another."""
         data, pos, offset, timestamp = self._data, self._pos, self._offset, self.timestamp
         read, append = reader.read, into.append
         entries = self._entries
         last = min(offset + limit - len(into), self.end)
         size, length = 0, len(data)
-        while entries and offset < last and pos + 4 <= length:
+        stop = min(pos + most, length - 3)
+        while entries and offset < last and pos < stop:
             size = _u32(data, pos)[0]
             begin = pos + 4
             if begin + size > length:
@@ -158,7 +170,11 @@ class Chunk:
             append(read(data, begin, pos, offset, timestamp))
             entries -= 1
             offset += 1
+        taken = pos - self._pos
+        self.taken += taken
         self._pos, self._entries, self._offset = pos, entries, offset
+        if entries and taken >= most:
+            return
         if not entries:
             self._check_end()
         elif offset < last or offset >= self.end:  # a block, which has the highest bit set in what would be its size

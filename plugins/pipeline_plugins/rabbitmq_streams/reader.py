@@ -27,7 +27,7 @@ MIN_CHUNKS: Final = 2
 MAX_BYTES: Final = 4 * 1024 * 1024
 """What the chunks that wait here or are under way may take together, as far as the size of the last ones foretells."""
 MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
-"""About how many bytes of chunks make a batch at most; one message is always taken."""
+"""How many bytes of messages, as unpacked, make a batch: the message that passes them is its last."""
 _FIRST_CREDIT: Final = 1
 """The credit given with the subscription; more follows once the size of the chunks is known.
 
@@ -129,10 +129,10 @@ class Subscription(Listener):
                         return messages
                     await self._explain_gap(self._next, chunk.first)
                 self._next = chunk.end
-                most = len(messages) + chunk.at_once(MAX_BATCH_BYTES)
-                if chunk.take(self._reader, messages, min(limit, most)):
+                taken = chunk.taken
+                if chunk.take(self._reader, messages, limit, MAX_BATCH_BYTES - size):
                     self._finished()
-                size += chunk.size
+                size += chunk.taken - taken
         return messages
 
     async def _explain_gap(self, begin: int, end: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import pytest
 
@@ -123,6 +125,39 @@ async def test_heavy_messages_pause_admission_before_there_are_many() -> None:
     window.committed(flights[:1])
     assert await is_open(window)
     assert window.paused == {}
+
+
+async def test_headers_weigh_as_much_as_bodies() -> None:
+    window = Window(Progress(), 100, 100, limit_bytes=1000)
+    flights = [Flight(Message(offset, 0, b"{}", headers={"h": "x" * 400}), None, None) for offset in range(3)]
+    for one in flights[:2]:
+        window.admit(one)
+    window.admitted()
+    assert await is_open(window), "they have about 400 bytes each"
+    window.admit(flights[2])
+    window.admitted()
+    assert not await is_open(window)
+    window.committed(flights)
+    assert window.bytes == 0
+    assert await is_open(window)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"h": "x" * 1000},
+        {"x" * 1000: 1},
+        {"h": ["x" * 500, {"a": ["x" * 500]}]},
+        {"h": list(range(200))},
+        {str(number): None for number in range(100)},
+        MappingProxyType({"h": "x" * 1000}),
+    ],
+    ids=["text", "name", "nested", "many in one", "many", "another mapping"],
+)
+def test_a_message_s_size_is_reckoned_where_its_connector_gives_none(headers: Mapping[str, object]) -> None:
+    assert 1000 <= Message(0, 0, b"", headers=headers).size <= 2000
+    assert Message(0, 0, b"{}", headers=headers, size=7).size == 7
+    assert Message(0, 0, b"{}").size == 2
 
 
 async def test_too_many_finished_beyond_a_stuck_one_pause_admission_until_it_finishes() -> None:

@@ -18,6 +18,9 @@ from pipeline_plugins.memory import MemoryConnector, MemoryStore
 from tests.contract.driver import read_all
 from tests.pipeline.jobs.samples import PIPELINE, messages
 
+ONE_KIND = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+"""What does not depend on the kind of database."""
+
 
 class Moody(MemoryConnector):
     """Does not take what is for some streams."""
@@ -26,6 +29,13 @@ class Moody(MemoryConnector):
     hangs: frozenset[str] = frozenset()
     away = False
     too_large: frozenset[str] = frozenset()
+    seconds = 0.0  # for a call
+    carries = 0  # calls, and then nothing more; 0: all
+    breaks_after = 0  # calls; 0: it never does
+
+    def __init__(self, url: str, store: MemoryStore) -> None:
+        super().__init__(url, store)
+        self.calls: list[int] = []  # the bytes of each
 
     async def publish(self, stream: str, messages: Sequence[Outgoing]) -> None:
         if self.away:
@@ -36,6 +46,13 @@ class Moody(MemoryConnector):
             await asyncio.sleep(3600)
         if any(message.id in self.too_large for message in messages):
             raise MessageRefused("it is too large")
+        size = sum(len(message.body) for message in messages)
+        self.calls.append(size)
+        await asyncio.sleep(self.seconds)
+        if self.carries and len(self.calls) > self.carries:
+            await asyncio.sleep(3600)
+        if self.breaks_after and len(self.calls) > self.breaks_after:
+            raise Unavailable("broker", "the connection broke")
         await super().publish(stream, messages)
 
 
@@ -52,6 +69,16 @@ async def leave_messages(db: Database, stream: str, *ids: str) -> None:
     async with db.write() as connection:
         left = [Outgoing(b"{}", "a.b", one, {"h": 1}) for one in ids]
         await publish(connection, db.dialect, stream, left, pipeline=PIPELINE)
+
+
+async def leave_large(
+    db: Database, count: int, size: int, headers: dict[str, str] | None = None, first: int = 0
+) -> list[str]:
+    """Leave messages of so many bytes on the stream `one`; their ids."""
+    left = [Outgoing(bytes(size), "a.b", f"{number:03}", headers or {}) for number in range(first, first + count)]
+    async with db.write() as connection:
+        await publish(connection, db.dialect, "one", left, pipeline=PIPELINE)
+    return [one.id for one in left]
 
 
 async def published(broker: Connector, stream: str, count: int) -> list[str | None]:
@@ -153,3 +180,81 @@ async def test_a_message_that_is_refused_is_passed_by_and_kept_with_the_reason(
     assert await published(broker, "one", 499) == [*sound, "later"]
     assert caplog.text.count("is never published to one: it is too large") == 2
     assert await outbox_figures(db, PIPELINE) == OutboxFigures(0, 2, "it is too large")
+
+
+async def test_no_more_is_loaded_at_a_time_than_so_many_bytes(
+    db: Database, broker: Moody, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "_BYTES", 100_000)
+    ids = await leave_large(db, 5, 30_000)
+    ids += await leave_large(db, 5, 10, {"h": "x" * 30_000}, first=5)
+    outbox = OutboxPublisher(db, broker, pipeline=PIPELINE)
+    for left in (7, 4, 1):
+        assert await outbox.round() == 0.0
+        assert len(await messages(db)) == left
+    assert await outbox.round() is None
+    assert await published(broker, "one", 10) == ids
+
+
+@ONE_KIND
+async def test_a_message_that_is_larger_than_a_batch_goes_alone(
+    db: Database, broker: Moody, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "_BYTES", 1_000)
+    ids = await leave_large(db, 3, 5_000)
+    outbox = OutboxPublisher(db, broker, pipeline=PIPELINE)
+    assert [await outbox.round() for _ in ids] == [0.0, 0.0, None]
+    assert await published(broker, "one", 3) == ids
+
+
+async def test_each_round_gets_on_where_a_broker_takes_few_messages_in_the_time_it_has(
+    db: Database, broker: Moody, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "_PATIENCE", 0.3)
+    monkeypatch.setattr(publisher, "_PART", 11_000)
+    broker.carries = 2  # within that time
+    ids = await leave_large(db, 10, 5_000)
+    outbox = OutboxPublisher(db, broker, pipeline=PIPELINE)
+    for left in (6, 2):
+        broker.calls.clear()
+        assert await outbox.round() == 0.0
+        assert len(await messages(db)) == left
+    broker.calls.clear()
+    assert await outbox.round() is None
+    assert await published(broker, "one", len(ids)) == ids
+
+
+@ONE_KIND
+async def test_nothing_is_begun_that_a_slow_line_will_not_have_carried_in_time(
+    db: Database, broker: Moody, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "_PATIENCE", 1.0)
+    monkeypatch.setattr(publisher, "_PART", 11_000)
+    broker.seconds = 0.55
+    await leave_large(db, 10, 5_000)
+    assert await OutboxPublisher(db, broker, pipeline=PIPELINE).round() == 0.0
+    assert broker.calls == [10_000]
+    assert len(await messages(db)) == 8
+
+
+@ONE_KIND
+async def test_what_was_confirmed_before_the_connection_broke_is_done_with(
+    db: Database, broker: Moody, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "_PART", 11_000)
+    broker.breaks_after = 2
+    ids = await leave_large(db, 10, 5_000)
+    outbox = OutboxPublisher(db, broker, pipeline=PIPELINE)
+    with pytest.raises(Unavailable, match="the connection broke"):
+        await outbox.round()
+    assert [message.message_id for message in await messages(db)] == ids[4:]
+    broker.breaks_after = 0
+    await outbox.round()
+    assert await published(broker, "one", len(ids)) == ids
+
+
+@ONE_KIND
+async def test_messages_of_a_batch_that_is_not_large_go_together(db: Database, broker: Moody) -> None:
+    await leave_large(db, 500, 1_000)
+    await OutboxPublisher(db, broker, pipeline=PIPELINE).round()
+    assert broker.calls == [500_000]

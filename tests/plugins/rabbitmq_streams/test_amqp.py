@@ -53,6 +53,16 @@ def parts(message: Message) -> tuple[Any, ...]:
     return tuple(getattr(message, name) for name in Message.__slots__)
 
 
+def test_a_message_s_size_is_that_of_all_its_sections() -> None:
+    assert read(FROM_AN_EXCHANGE).size == len(FROM_AN_EXCHANGE)
+
+
+def test_a_body_that_is_longer_as_json_counts_with_what_it_takes() -> None:
+    message = read(section(0x77, compound(b"\x40" * 200, 200)))
+    assert len(message.body) == len("[" + "null," * 199 + "null]")
+    assert message.size > len(message.body)
+
+
 @given(outgoing)
 def test_what_is_written_is_read(message: Outgoing) -> None:
     found = read(encode_message(message))

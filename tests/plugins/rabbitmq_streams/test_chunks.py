@@ -171,9 +171,45 @@ def test_no_message_gets_an_offset_beyond_what_the_header_says() -> None:
     assert [(message.offset, message.defect is None) for message in messages][2:] == [(2, True), (3, False)]
 
 
-def test_a_chunk_knows_how_many_messages_take_so_many_bytes() -> None:
+def take_some(chunk: Chunk, most: int, limit: int = 500) -> list[Message]:
+    messages: list[Message] = []
+    chunk.take(MessageReader(), messages, limit, most)
+    return messages
+
+
+def test_no_more_is_taken_once_so_many_bytes_are() -> None:
     chunk = Chunk(deliver([entry(bytes(96))] * 10))
-    assert [chunk.at_once(most) for most in (1, 250, 10_000)] == [1, 2, 100]
+    assert [len(take_some(chunk, most)) for most in (1, 250, 10_000)] == [1, 3, 6]
+    assert chunk.taken == 1000
+    assert chunk.is_finished
+
+
+@given(shapes, st.integers(1, 7), st.integers(1, 300))
+def test_wherever_taking_stops_for_its_bytes_it_goes_on_with_the_next_message(
+    shape: list[tuple[str, int]], limit: int, most: int
+) -> None:
+    frame, end = frame_of(shape, 20)
+    chunk, messages = Chunk(frame), []
+    while not chunk.is_finished:
+        batch = take_some(chunk, most, limit)
+        assert sum(message.size for message in batch[:-1]) < most
+        messages += batch
+    assert [message.id for message in messages] == [str(number) for number in range(20, end)]
+
+
+def test_compressed_blocks_are_unpacked_one_by_one_as_their_turn_comes() -> None:
+    mebibyte = 2**20
+    packed = block([encode_message(Outgoing(bytes(mebibyte), "k", "1"))] * 4, 1)
+    chunk = Chunk(deliver([packed] * 8, records=32))
+    batches = []
+    tracemalloc.start()
+    while not chunk.is_finished:
+        batches.append(len(take_some(chunk, 2 * mebibyte)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert batches == [2] * 16
+    assert len(packed) * 8 < mebibyte // 10
+    assert peak < 16 * mebibyte, "of 32 that the chunk unpacks to"
 
 
 def test_damage_lasts_only_where_the_same_bytes_come_again_and_again() -> None:

@@ -132,6 +132,21 @@ async def test_large_messages_come_few_at_a_time(
     assert max(sizes) <= 2 * MAX_BATCH_BYTES
 
 
+async def test_large_messages_in_small_compressed_blocks_come_few_at_a_time_too(
+    connector: RabbitMQStreamsConnector, stream: str, rabbitmq: RabbitMQ
+) -> None:
+    large = 3 * 2**20
+    packed = block([good(1, bytes(large))] * 4, 1)
+    await publish_entries(rabbitmq.stream_url, stream, [packed] * 8)
+    reader = batches(connector, stream)
+    sizes: list[list[int]] = []
+    while sum(map(len, sizes)) < 32:
+        sizes.append([len(message.body) for message in await following(reader)])
+    await reader.aclose()
+    assert max(map(sum, sizes)) < MAX_BATCH_BYTES + large + 1000
+    assert sum(map(sum, sizes)) == 32 * large
+
+
 async def test_a_frame_that_no_broker_writes_ends_the_connection_and_fills_no_memory(rabbitmq: RabbitMQ) -> None:
     link = await Link.open(parse_url(rabbitmq.stream_url), "test")
     link.data_received(struct.pack(">I", CHUNK_MAX + 1))
