@@ -17,8 +17,10 @@ from pipeline.ledger.owner import owner_id
 from pipeline.life import Life
 from pipeline.parts import Parts, load_with_plugins
 from pipeline.plugins import Plugins
+from pipeline.replay.letters import ReplaysRedrives
 from pipeline.resources import Resource
 from pipeline.routing import Router
+from pipeline.stages import Stage
 from pipeline.stats import InstanceStats, SourceStats
 from pipeline.streams.broker import StreamBroker
 from pipeline.supervisor import Shared, SourceSupervisor
@@ -59,6 +61,7 @@ class Pipeline(Life):
         self.database = self._parts.database
         self._stats = {name: SourceStats(name) for name in self.config.source}
         self._supervisors: list[SourceSupervisor] = []
+        self._redrives: ReplaysRedrives | None = None
         self._watch = Watch(self.database, self.config.pipeline)
 
     @classmethod
@@ -123,17 +126,21 @@ class Pipeline(Life):
             Router(self.config.route), self.resources, self.config.pipeline.name,
             jobs.wake, jobs.clock.now,
         )  # fmt: skip
+        started: dict[str, dict[str, Stage]] = {}
         for name, table in self.config.source.items():
             if shared.create_streams:
                 await self._create_stream(table.stream)
             stages = await parts.start_stages(stack, parts.stages_of(name))
             self._supervisors.append(SourceSupervisor(name, table, stages, shared, self._stats[name]))
+            started[name] = stages
+        self._redrives = ReplaysRedrives(self.config, self.database, shared, started)
         stack.push_async_callback(jobs.stop, 0.0)
         await jobs.start()
         self.jobs = jobs
         self._tasks = [
             asyncio.create_task(supervisor.run(), name=f"source {supervisor.name}") for supervisor in self._supervisors
         ]
+        self._tasks.append(asyncio.create_task(self._redrives.run(), name="redrives of replays"))
         self._aside = [
             *self._watch.start(self.stats, parts.probes(jobs, broker=True)),
             asyncio.create_task(parts.look_at_resources(), name="look at the resources"),
@@ -143,6 +150,8 @@ class Pipeline(Life):
         grace = self.config.pipeline.grace
         for supervisor in self._supervisors:
             supervisor.stop(grace)
+        if self._redrives is not None:
+            self._redrives.stop(grace)
         jobs = [self.jobs.stop(grace)] if self.jobs is not None else []
         await asyncio.gather(*self._tasks, *jobs, return_exceptions=True)
         for task in self._aside:

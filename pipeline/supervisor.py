@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.config.models import SourceTable
 from pipeline.connectors import Connector, MessageBatch
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pipeline.streams.broker import StreamBroker
     from pipeline.streams.follow import StreamState
 
-__all__ = ["LEASE_SECONDS", "Shared", "SourceSupervisor"]
+__all__ = ["LEASE_SECONDS", "Reader", "Shared", "SourceSupervisor"]
 
 _FULL_SECONDS = 5.0
 """How long a window may be full before that is told as the reason why no more is read."""
@@ -63,6 +63,16 @@ class Shared:
     pipeline: str
     on_jobs: Callable[[], None] = lambda: None
     now: Callable[[], datetime] = utcnow
+
+
+class Reader(Protocol):
+    """What brings a source its messages."""
+
+    async def start(self) -> None:
+        """Begin."""
+
+    async def stop(self) -> None:
+        """Bring no more."""
 
 
 class SourceSupervisor:
@@ -148,31 +158,24 @@ class SourceSupervisor:
     # Owning
 
     async def _own(self, lease: Lease) -> None:
-        _log.info("source %s: reading stream %s as group %s", self.name, self._table.stream, self._table.group)
         ended: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
 
         def end(error: BaseException | None = None) -> None:
             if not ended.done():
                 ended.set_result(None if isinstance(error, Fenced) else error)
 
-        shared, table = self._shared, self._table
         source = self._source = self._make_source(lease, end)
         source.own_until(lease.renewed_at + LEASE_SECONDS)
         source.start()
-        resume = self._make_resume(lease, source)
-        subscriber = shared.broker.subscriber(
-            table.stream, group=table.group, start=resume.start, max_batch=table.batch,
-            on_state=self._reader_state, on_failure=end, persistent=False,
-        )  # fmt: skip
-        subscriber(self._admission(source))
+        reader = self._make_reader(lease, source, end)
         upkeep = self._make_upkeep(lease)
         upkeep.start(source, end, self._tell_paused)
         self.stats.prefix = lease.progress.prefix
         self._tell("running")
         try:
-            await subscriber.start()
+            await reader.start()
             await self._or_stop(asyncio.shield(ended))
-            await subscriber.stop()
+            await reader.stop()
             if not ended.done():
                 await self._drain(source, ended)
         finally:
@@ -190,6 +193,16 @@ class SourceSupervisor:
             self.name, self._table, shared.router, self._stages, shared.resources, shared.ledger, lease, self.stats,
             end, on_jobs=shared.on_jobs, now=shared.now, pipeline=shared.pipeline,
         )  # fmt: skip
+
+    def _make_reader(self, lease: Lease, source: Source, end: Callable[[BaseException | None], None]) -> Reader:
+        table = self._table
+        _log.info("source %s: reading stream %s as group %s", self.name, table.stream, table.group)
+        subscriber = self._shared.broker.subscriber(
+            table.stream, group=table.group, start=self._make_resume(lease, source).start, max_batch=table.batch,
+            on_state=self._reader_state, on_failure=end, persistent=False,
+        )  # fmt: skip
+        subscriber(self._admission(source))
+        return subscriber
 
     def _make_resume(self, lease: Lease, source: Source) -> Resume:
         return Resume(
@@ -209,7 +222,7 @@ class SourceSupervisor:
 
     async def _drain(self, source: Source, ended: asyncio.Future[BaseException | None]) -> None:
         self._tell("draining")
-        drained = asyncio.create_task(source.drain(), name=f"drain {self.name}")
+        drained = asyncio.create_task(source.drain(self._grace), name=f"drain {self.name}")
         awaited: set[asyncio.Future[Any]] = {drained, ended}
         try:
             await asyncio.wait(awaited, timeout=self._grace, return_when=asyncio.FIRST_COMPLETED)
@@ -217,6 +230,11 @@ class SourceSupervisor:
                 _log.warning(
                     "source %s: %d messages were still in flight after %g s; they will be delivered again",
                     self.name, source.window.in_flight, self._grace,
+                )  # fmt: skip
+            if not ended.done() and (begun := source.begun):
+                _log.warning(
+                    "source %s: %d of the messages that are left have begun: what stages have done for them is done "
+                    "again, with the same request ids", self.name, begun,
                 )  # fmt: skip
         finally:
             drained.cancel()

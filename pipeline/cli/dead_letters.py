@@ -56,7 +56,7 @@ def list_(
 ) -> None:
     """List dead letters, the newest first; by default those that are open."""
     from pipeline.cli.console import count, say, show_json, show_table
-    from pipeline.cli.letters_shown import letter_json
+    from pipeline.cli.letters_shown import letter_json, origin
 
     filters = {
         "source": source, "route": route, "stage": stage, "kind": kind, "fingerprint": group,
@@ -72,7 +72,7 @@ def list_(
         return
     if found:
         columns = ("id", "last_at", "source", "offset", "routing_key", "route", "stage", "kind", "attempts", "reason")
-        rows = [letter_json(letter) for letter in found]
+        rows = [letter_json(letter) | {"source": origin(letter)} for letter in found]
         show_table(columns, [["-" if row[name] in (None, "") else row[name] for name in columns] for row in rows])
     say(f"{len(found)} of {count(total, 'dead letter')}" if len(found) < total else count(total, "dead letter"))
 

@@ -10,7 +10,17 @@ if TYPE_CHECKING:
     from pipeline.ledger.dead_letters import Group
     from pipeline.ledger.tables import DeadLetter, OperatorAction
 
-__all__ = ["action_json", "action_line", "body_text", "group_json", "hex_dump", "letter_json", "pretty", "show_refused"]
+__all__ = [
+    "action_json",
+    "action_line",
+    "body_text",
+    "group_json",
+    "hex_dump",
+    "letter_json",
+    "origin",
+    "pretty",
+    "show_refused",
+]
 
 
 def letter_json(letter: DeadLetter) -> dict[str, Any]:
@@ -41,6 +51,12 @@ def letter_json(letter: DeadLetter) -> dict[str, Any]:
         "overtaken_by": letter.overtaken_by,
         "size": len(letter.body),
     }
+
+
+def origin(letter: DeadLetter) -> str:
+    """The source, and the replay where it was one that left the dead letter."""
+    _, replayed, name = letter.group.partition(".replay.")
+    return f"{letter.source} (replay {name})" if replayed else letter.source
 
 
 def group_json(group: Group) -> dict[str, Any]:

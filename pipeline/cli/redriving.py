@@ -178,6 +178,8 @@ def _carry_out(
     pipeline = opened(order.config, lenient=True)
     if "ids" not in order.filters:  # several pipelines may share a database
         order.filters["among"] = _sources(pipeline)
+        if not order.filters["among"]:
+            raise UserError(f"{order.config} has no source to go by: mend it, or name dead letters by their ids")
 
     async def work() -> tuple[Asked, dict[str, int]]:
         async with pipeline.database() as database:

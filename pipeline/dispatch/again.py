@@ -59,7 +59,8 @@ class Again:
         letter, lanes = self.letter, flight.lanes[flight.at]
         step = list(self._stages_of(lanes)).index(letter.stage)
         chain = lanes.stages if letter.closing is None else lanes.closing
-        self.only = bool(letter.job) or letter.closing is not None
+        # An asynchronous stage's letter that was run from its route's start may have died at any stage since.
+        self.only = letter.job == letter.stage or letter.closing is not None
         if self.only:
             failed = {letter.stage, *(letter.closing or {}).get("stages", ())}
             flight.chain = [entry for name, entry in zip(self._stages_of(lanes), chain, strict=True) if name in failed]

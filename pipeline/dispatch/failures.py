@@ -67,10 +67,9 @@ class Failures:
         self._sleeping: dict[Flight, asyncio.TimerHandle] = {}
         self._throttled: set[Flight] = set()
 
-    @property
-    def throttled(self) -> bool:
-        """Whether a flight that has begun waits for its turn: a stop lets it come to its end."""
-        return any(flight.begun for flight in self._throttled)
+    def waits_until(self, moment: float) -> bool:
+        """Whether a flight that has begun comes again, for its turn or another try, before this time of the loop."""
+        return any(flight.begun and timer.when() <= moment for flight, timer in self._sleeping.items())
 
     @property
     def waits_for_turns(self) -> bool:

@@ -78,6 +78,11 @@ class Passage:
         if may_run:
             self.begin(flight)
 
+    def note(self, flight: Flight, reason: str = "") -> None:
+        """Keep the outcome of a flight that takes no route, where every outcome is kept."""
+        if self._journal:
+            flight.note("", flight.outcome, reason)
+
     def leave(self, left: Left) -> None:
         """Begin nothing more that `left` takes."""
         self._left = left

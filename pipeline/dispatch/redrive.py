@@ -162,12 +162,17 @@ class Redriver:
         except Undecodable as reason:
             now = utcnow()
             flight.die(Dead("", "", reason.kind, str(reason), 0, now, now))
+            flight.outcome = Outcome.DEAD
+            self._passage.note(flight, str(reason))
             self.finish(flight)
             return
         if letter.route and letter.route not in self._lanes:
             again.refusal = f"there is no route {letter.route!r} any more"
         lanes = [self._lanes[letter.route]] if letter.route in self._lanes else self._route(flight.event.routing_key)
-        if again.refusal or not lanes:
+        if again.refusal:
+            self.finish(flight)
+        elif not lanes:
+            self._passage.note(flight, "unrouted")
             self.finish(flight)
         else:
             self._passage.launch(flight, lanes)

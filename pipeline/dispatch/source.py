@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from math import inf
 from typing import Any
 
 from pipeline.config.models import SourceTable
@@ -77,7 +78,6 @@ class Source:
         self.stats = stats
         self.window = Window(lease.progress, table.window, table.max_ahead, table.limits.in_flight)
         self.dependencies = Dependencies(resources, self._hold, self.window.release)
-        self._journal = table.journal
         self._decoder = Decoder(name, table.stream, lease, table.limits)
         self._dedupe = (
             Dedupe(ledger, table.group, self._hold, self.window.release) if table.dedupe is not False else None
@@ -160,8 +160,7 @@ class Source:
         self.window.admit(flight)
         lanes = self._route(event.routing_key)
         if not lanes:
-            if self._journal:
-                flight.note("", Outcome.FILTERED, "unrouted")
+            self.passage.note(flight, "unrouted")
             self._finish(flight)
             return
         self.passage.launch(flight, lanes)
@@ -180,6 +179,7 @@ class Source:
         flight = Flight(message, None, remember)
         flight.die(Dead("", "", kind, reason, 0, now, now))
         flight.outcome = Outcome.DEAD
+        self.passage.note(flight, reason)
         _log.error("source %s: message %s@%d is dead: %s", self.name, self._decoder.stream, message.offset, reason)
         self.window.admit(flight)
         self.stats.failed_with(f"message at offset {message.offset}: {reason}")
@@ -189,8 +189,7 @@ class Source:
         """Take in a message whose outcome is known at once."""
         flight = Flight(message, None, None)
         flight.outcome = outcome
-        if self._journal:
-            flight.note("", outcome)
+        self.passage.note(flight)
         self.window.admit(flight)
         self._finish(flight)
 
@@ -217,27 +216,38 @@ class Source:
         self.stats.last_error = reason
         self.window.hold(cause, reason)
 
-    async def drain(self) -> None:
+    async def drain(self, grace: float = inf) -> None:
         """Bring what has begun to its end, and let nothing else begin.
 
-        Returns when nothing is left that can be done without waiting for a timer or a dependency.
+        What has begun is waited for also while it waits for another try, for its turn or for a dependency: left where
+        it is, it would do its finished stages again at the next start.
+
+        Args:
+            grace: Seconds that there are; what waits for a time beyond them is not waited for.
         """
+        until = asyncio.get_running_loop().time() + grace
         left = Left()
         self.passage.leave(left)
         self._redriver.leave()
         for queue in self._queues.values():
             queue.leave(left)
         while True:
-            while self._busy():  # noqa: ASYNC110 - at stop only
+            while self._busy(until):  # noqa: ASYNC110 - at stop only
                 await asyncio.sleep(0.01)
             freed = left.let_begin(in_the_way(self.window.open()))
-            if not freed and not self._busy():
+            if not freed and not self._busy(until):
                 return
             for flight in freed:
                 self.passage.begin(flight)
 
-    def _busy(self) -> bool:
-        return any(queue.busy for queue in self._queues.values()) or self.committer.busy or self._redriver.busy
+    @property
+    def begun(self) -> int:
+        """How many messages are in flight of which a stage is done, or that a stop let begin."""
+        return sum(flight.begun for flight in self.window.open())
+
+    def _busy(self, until: float) -> bool:
+        queues = any(queue.busy(until) for queue in self._queues.values())
+        return queues or self.committer.busy or self._redriver.busy
 
     async def close(self) -> None:
         """End all work at once; what is not committed will be delivered again."""

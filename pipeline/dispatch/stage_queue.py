@@ -95,10 +95,9 @@ class StageQueue:
             if not left.takes(flight):
                 ready.append(flight)
 
-    @property
-    def busy(self) -> bool:
-        """Whether anything can still be done without waiting for a dependency or another try."""
-        return bool(self._workers) or bool(self._ready and not self._resting) or self._failures.throttled
+    def busy(self, until: float) -> bool:
+        """Whether a stop waits for it: it works, or a flight that has begun comes again before this loop time."""
+        return bool(self._workers or self._ready) or self._failures.waits_until(until)
 
     def rest(self, dependency: str) -> None:
         """Start nothing until `wake`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -12,24 +12,21 @@ from sqlalchemy import ColumnElement, and_, false, func, insert, literal, or_, s
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
-from pipeline.errors import UserError
-from pipeline.ledger.clean import clean_id, clean_text
+from pipeline.errors import Unavailable
+from pipeline.ledger.clean import clean_text
 from pipeline.ledger.columns import UTCDateTime, json_type, utcnow
 from pipeline.ledger.database import Database
+from pipeline.ledger.faults import is_deadlock
 from pipeline.ledger.fingerprints import pattern
+from pipeline.ledger.letters_filtered import FILTERS, conditions, redrivable
 from pipeline.ledger.tables import DeadLetter, OperatorAction
 
 __all__ = ["FILTERS", "Asked", "DeadLetters", "Group"]
 
-FILTERS: Final = (
-    "source", "group", "stream", "route", "stage", "kind", "event_id", "routing_key", "state", "fingerprint", "ids",
-    "since", "until", "upto", "among",
-)  # fmt: skip
-"""What dead letters can be chosen by: the names of `DeadLetter`'s fields; ``ids``, of which it must be one; ``since``
-(included) and ``until`` (excluded), aware times between which they failed last; ``upto``, the greatest id; ``among``,
-pairs of group and stream, of which, or of whose replays, it must be one."""
 _REFUSALS: Final = 1_000
 """How many refusals are told one by one."""
+_TRIES: Final = 5
+"""Beside the last, where each ends in a deadlock."""
 _TABLE: Final[Any] = DeadLetter.__table__  # type: ignore[attr-defined]
 _ACTIONS: Final[Any] = OperatorAction.__table__  # type: ignore[attr-defined]
 
@@ -96,7 +93,7 @@ class DeadLetters:
             before: Only those with a smaller id: the last id of one page gives the next page.
             filters: `FILTERS` → the value that the field must have.
         """
-        statement = select(DeadLetter).where(*_conditions(filters)).order_by(col(DeadLetter.id).desc()).limit(limit)
+        statement = select(DeadLetter).where(*conditions(filters)).order_by(col(DeadLetter.id).desc()).limit(limit)
         if before is not None:
             statement = statement.where(col(DeadLetter.id) < before)
         return await self._db.fetch(DeadLetter, statement)
@@ -108,7 +105,7 @@ class DeadLetters:
 
     async def count(self, **filters: Any) -> int:
         """How many there are; filters as for `list`."""
-        counted = await self._db.fetch(int, select(func.count()).select_from(DeadLetter).where(*_conditions(filters)))
+        counted = await self._db.fetch(int, select(func.count()).select_from(DeadLetter).where(*conditions(filters)))
         return counted[0]
 
     async def groups(self, limit: int = 50, **filters: Any) -> Sequence[Group]:
@@ -119,7 +116,7 @@ class DeadLetters:
                 columns.fingerprint, func.count().label("number"), func.min(columns.first_at).label("first_at"),
                 func.max(columns.last_at).label("last_at"), func.max(columns.id).label("example"),
             )
-            .where(*_conditions(filters))
+            .where(*conditions(filters))
             .group_by(columns.fingerprint)
             .order_by(func.count().desc(), columns.fingerprint)
             .limit(limit)
@@ -163,13 +160,14 @@ class DeadLetters:
             reason: Why.
             from_start: Run them from their route's start, and not from the stage that failed.
             force: Run those, too, that would be refused.
-            sources: Consumer group and stream of the sources that there are; others' are refused. None for all.
+            sources: Consumer group and stream of the sources that there are; letters of others are refused, but for
+                those of their replays. None for all.
             dry_run: Only say which it would be.
             filters: As for `list`.
         """
         safe = [] if force else [_TABLE.c.overtaken_by.is_(None), _TABLE.c.order_known]
         if sources is not None:
-            safe.append(or_(*(_of_source(*source) for source in sources)) if sources else ~true())
+            safe.append(or_(false(), *(redrivable(*source) for source in sources)))
         changes = {"state": "redriving", "from_start": from_start, "forced": force, "outcome": None}
         details = {"from": "start" if from_start else "stage", **({"forced": True} if force else {})}
         return await self._ask("redrive", by, reason, changes, details, safe, filters, dry_run)
@@ -211,7 +209,7 @@ class DeadLetters:
     ) -> Asked:
         request = uuid.uuid4().hex
         states = ("open", "redriving") if action == "discard" and filters.get("ids") else ("open",)
-        chosen, may = [*_conditions(filters), _TABLE.c.state.in_(states)], and_(true(), *safe)
+        chosen, may = [*conditions(filters), _TABLE.c.state.in_(states)], and_(true(), *safe)
         if dry_run:
             async with self._db.read() as connection:
                 figures = select(func.count(), func.coalesce(func.max(_TABLE.c.id), 0)).where(*chosen, may)
@@ -220,12 +218,30 @@ class DeadLetters:
                 return Asked(request, count, refused, newest)
         if not self._db.exists():  # before the first run
             return Asked(request, 0, {})
-        async with self._db.write() as connection:
-            change = update(_TABLE).where(*chosen, may).values(request=request, **changes)
-            count = (await connection.execute(change)).rowcount
-            await connection.execute(_note(request, action, by, reason, details))
-            refused = await _refused(connection, filters, _TABLE.c.request.is_distinct_from(request), changes)
-            return Asked(request, count, refused)
+
+        async def write() -> Asked:
+            async with self._db.write() as connection:
+                change = update(_TABLE).where(*chosen, may).values(request=request, **changes)
+                count = (await connection.execute(change)).rowcount
+                await connection.execute(_note(request, action, by, reason, details))
+                refused = await _refused(connection, filters, _TABLE.c.request.is_distinct_from(request), changes)
+                return Asked(request, count, refused)
+
+        return await _past_deadlocks(write)
+
+
+async def _past_deadlocks(write: Callable[[], Awaitable[Asked]]) -> Asked:
+    """Write again where another operator, or a runner that notes what was overtaken, has locked rows in another order.
+
+    Nothing was written then.
+    """
+    for _ in range(_TRIES):
+        try:
+            return await write()
+        except Unavailable as error:
+            if not isinstance(error.__cause__, Exception) or not is_deadlock(error.__cause__):
+                raise
+    return await write()
 
 
 def _note(request: str, action: str, by: str, reason: str, details: dict[str, Any]) -> Any:
@@ -245,9 +261,9 @@ async def _refused(
     columns, ids = _TABLE.c, filters.get("ids")
     told = (
         columns.id, columns.state, columns.overtaken_by, columns.order_known, columns.job, columns.route,
-        columns.consumer_group, columns.stream, columns.ordering_key,
+        columns.consumer_group, columns.stream, columns.message_offset, columns.ordering_key,
     )  # fmt: skip
-    which = [*_conditions(filters), unreached, *([] if ids else [columns.state == "open"])]
+    which = [*conditions(filters), unreached, *([] if ids else [columns.state == "open"])]
     rows = await connection.execute(select(*told).where(*which).order_by(columns.id).limit(_REFUSALS))
     refused = {row.id: _refusal(row, changes) for row in rows}
     if ids:
@@ -270,44 +286,8 @@ def _refusal(row: Any, changes: dict[str, Any]) -> str:
             else "nobody took note of that"
         )  # fmt: skip
         return f"a later event of its key may have been handled after it: {why}"
-    return f"no source reads the stream {row.stream!r} as the group {row.consumer_group!r}"
-
-
-def _of_source(group: str, stream: str) -> ColumnElement[bool]:
-    return and_(_TABLE.c.consumer_group == group, _TABLE.c.stream == stream)
-
-
-def _of_source_or_its_replays(group: str, stream: str) -> ColumnElement[bool]:
-    replays = _TABLE.c.consumer_group.startswith(f"{group}.replay.", autoescape=True)
-    return or_(_of_source(group, stream), and_(replays, _TABLE.c.stream == stream))
-
-
-def _conditions(filters: dict[str, Any]) -> list[ColumnElement[bool]]:
-    given = {name: value for name, value in filters.items() if value is not None}
-    unknown = sorted(set(filters) - set(FILTERS))
-    if unknown:
-        raise UserError(f"dead letters can't be chosen by {unknown[0]!r}; known are {', '.join(FILTERS)}")
-    return [_condition(name, value) for name, value in given.items()]
-
-
-def _condition(name: str, value: Any) -> ColumnElement[bool]:
-    column: Any = getattr(
-        DeadLetter, {"ids": "id", "upto": "id", "among": "id", "since": "last_at", "until": "last_at"}.get(name, name)
-    )
-    condition: ColumnElement[bool]
-    match name:
-        case "ids":
-            condition = column.in_(value)
-        case "upto":
-            condition = column <= value
-        case "among":
-            condition = or_(false(), *(_of_source_or_its_replays(*source) for source in value))
-        case "since":
-            condition = column >= value
-        case "until":
-            condition = column < value
-        case "event_id":
-            condition = column == clean_id(value)
-        case _:
-            condition = column == value
-    return condition
+    told = f"no source reads the stream {row.stream!r} as the group {row.consumer_group!r}"
+    if ".replay." not in row.consumer_group:
+        return told
+    at = row.message_offset
+    return f"{told}, nor is such a replay known: replay it anew, from {at} to {at}, under another name"

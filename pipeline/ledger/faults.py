@@ -9,7 +9,7 @@ from typing import Final
 from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-__all__ = ["Fault", "fault_of", "reason_of"]
+__all__ = ["Fault", "fault_of", "is_deadlock", "reason_of"]
 
 _MIGRATE: Final = "the database's schema is behind: run `pipeline migrate`"
 
@@ -17,6 +17,7 @@ _PG_SCHEMA: Final = frozenset({"42P01", "42703", "3F000"})
 """Undefined table, column, schema."""
 _PG_REFUSED: Final = frozenset({"28000", "28P01", "3D000", "42501"})
 """Login refused, no such database, no privilege."""
+_PG_DEADLOCK: Final = "40P01"
 _PG_DATA: Final = frozenset({"0A", "21", "22", "23", "2F", "38", "39", "42", "44", "54", "P0"})
 """Classes of SQLSTATE that blame the statement or its values; all others blame the server or the moment."""
 _SQLITE_DATA: Final = frozenset(
@@ -59,6 +60,11 @@ def fault_of(error: Exception) -> Fault | None:
         return _of_postgres(cause)
     # Else SQLAlchemy wraps what a column's type raised when it turned a value into a parameter.
     return Fault.DATA if isinstance(error, StatementError) else None
+
+
+def is_deadlock(error: Exception) -> bool:
+    """Whether PostgreSQL has ended this transaction because it and another one waited for each other."""
+    return getattr(_cause(error), "sqlstate", None) == _PG_DEADLOCK
 
 
 def reason_of(error: Exception) -> str:

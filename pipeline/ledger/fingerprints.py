@@ -9,14 +9,19 @@ from typing import Final
 __all__ = ["fingerprint", "pattern"]
 
 _QUOTED: Final = re.compile(r"(?<!\w)('[^']*'|\"[^\"]*\")(?!\w)")
-_NUMBERED: Final = re.compile(r"[^\s,;()\[\]{}=…]*\d[^\s,;()\[\]{}=…]*")
+_WORD: Final = re.compile(r"[^\s,;()\[\]{}=…]+")
+_DIGIT: Final = re.compile(r"\d")
 _LONGEST: Final = 300
 """Characters of a reason that count: a trace or a dump behind it would make each failure a group of its own."""
 
 
 def pattern(reason: str) -> str:
     """The reason with ``…`` for what is quoted, and for every word that holds a digit: an id, a number, a time."""
-    return _NUMBERED.sub("…", _QUOTED.sub("…", reason[: 4 * _LONGEST]))[:_LONGEST]
+    return _WORD.sub(_told, _QUOTED.sub("…", reason[: 4 * _LONGEST]))[:_LONGEST]
+
+
+def _told(word: re.Match[str]) -> str:
+    return "…" if _DIGIT.search(word[0]) else word[0]
 
 
 def fingerprint(group: str, stream: str, route: str, stage: str, kind: str, reason: str) -> str:

@@ -20,12 +20,13 @@ from pipeline.ledger.lease import Lease
 from pipeline.ledger.letters import failure_values
 from pipeline.ledger.tables import WAITING, DeadLetter, OperatorAction, ProgressRow
 from pipeline.ledger.units import Dead, Overtaking, Redriven, Scope, SourceKey
-from pipeline.ledger.writing import UNWRITABLE, UnitWriter, blames_data
+from pipeline.ledger.writing import UNWRITABLE, UnitWriter, blames_data, undone
 
-__all__ = ["Redrives", "overtake"]
+__all__ = ["REDRIVING", "Redrives", "overtake"]
 
 _TABLE: Final[Any] = DeadLetter.__table__  # type: ignore[attr-defined]
-_REDRIVING: Final = text("state = 'redriving'")  # as text, for a partial index serves no bound values
+REDRIVING: Final = text("dead_letters.state = 'redriving'")
+"""A condition, as text: a partial index serves no bound values."""
 
 
 class Redrives:
@@ -55,7 +56,7 @@ class Redrives:
             limit: How many at most.
             size: How many bytes their bodies may have together; where none is on its way, one may have more.
         """
-        of_source = and_(_TABLE.c.consumer_group == key.group, _TABLE.c.stream == key.stream, _REDRIVING)
+        of_source = and_(_TABLE.c.consumer_group == key.group, _TABLE.c.stream == key.stream, REDRIVING)
         found = select(_TABLE.c.id, func.length(_TABLE.c.body)).where(of_source)
         found = found.order_by(_TABLE.c.incarnation, _TABLE.c.message_offset, _TABLE.c.id)
         async with self._db.read() as connection:
@@ -190,4 +191,8 @@ def _unwritable(result: Redriven, why: str) -> Redriven:
         dead = replace(result.dead, reason=f"{result.dead.reason}; then {reason}")
     else:
         dead = Dead("", "", UNWRITABLE, reason, 0, now, now)
-    return replace(result, dead=dead, unit=None)
+    unit = result.unit
+    if unit is not None:
+        journal = undone(unit.journal, reason)
+        unit = replace(unit, rows=(), statements=(), dead=(), journal=journal) if journal else None
+    return replace(result, dead=dead, unit=unit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,9 @@ from pipeline.errors import Fenced
 from pipeline.ledger.columns import utcnow
 from pipeline.ledger.database import Database
 from pipeline.ledger.lease import Lease
+from pipeline.ledger.redriving import REDRIVING
 from pipeline.ledger.replay_table import ReplayRow
-from pipeline.ledger.tables import ProgressRow
+from pipeline.ledger.tables import DeadLetter, ProgressRow
 
 __all__ = ["ReplayRecord", "Replays"]
 
@@ -71,6 +73,15 @@ class Replays:
         progress = {(one.group, one.stream): one for one in found}
         return [ReplayRecord(row, progress.get((row.group, row.stream))) for row in rows]
 
+    async def asked(self, pipeline: str) -> Sequence[ReplayRow]:
+        """Those replays of a pipeline of which dead letters are to be run again."""
+        theirs = select(col(DeadLetter.id)).where(
+            col(DeadLetter.group) == col(ReplayRow.group), col(DeadLetter.stream) == col(ReplayRow.stream), REDRIVING
+        )
+        return await self._db.fetch(
+            ReplayRow, select(ReplayRow).where(col(ReplayRow.pipeline) == pipeline, theirs.exists())
+        )
+
     async def finish(self, group: str, stream: str) -> None:
         """Note that everything in the range has an outcome."""
         at = (col(ReplayRow.group) == group, col(ReplayRow.stream) == stream, col(ReplayRow.finished_at).is_(None))
@@ -78,7 +89,7 @@ class Replays:
             await connection.execute(update(ReplayRow).where(*at).values(finished_at=utcnow()))
 
     async def forget(self, lease: Lease) -> None:
-        """Remove the replay and its progress; dead letters stay.
+        """Remove the replay and its progress; dead letters stay, and are open where they were to be run again.
 
         Args:
             lease: The replay's, so that nobody runs it meanwhile.
@@ -92,5 +103,8 @@ class Replays:
             held = delete(ProgressRow).where(*ours, col(ProgressRow.epoch) == lease.epoch)
             if (await connection.execute(held)).rowcount == 0:
                 raise Fenced(f"somebody else runs the replay {group} now")
+            # Nobody would carry out what was asked for, nor could it be asked for again.
+            theirs = (col(DeadLetter.group) == group, col(DeadLetter.stream) == stream, REDRIVING)
+            await connection.execute(update(DeadLetter).where(*theirs).values(state="open"))
             replay = (col(ReplayRow.group) == group, col(ReplayRow.stream) == stream)
             await connection.execute(delete(ReplayRow).where(*replay))

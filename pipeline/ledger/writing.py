@@ -21,7 +21,7 @@ from pipeline.ledger.seen import SeenIds
 from pipeline.ledger.tables import OutcomeRow
 from pipeline.ledger.units import Dead, JournalEntry, Scope, Unit, Unwritable
 
-__all__ = ["UNWRITABLE", "Scope", "UnitWriter", "blames_data"]
+__all__ = ["UNWRITABLE", "Scope", "UnitWriter", "blames_data", "undone"]
 
 UNWRITABLE: Final = "unwritable"
 """The kind of dead letter that stands for a unit whose rows the database refused."""
@@ -87,7 +87,7 @@ class UnitWriter:
     async def _bury(self, connection: AsyncConnection, scope: Scope, unit: Unit, error: Exception) -> Unwritable:
         reason = f"the database refused what the stages left: {reason_of(error)}"
         letters = _unwritable(scope, unit, reason)
-        journal = [_undone(entry, reason) for entry in unit.journal]
+        journal = undone(unit.journal, reason)
         rest = replace(unit, outcome=Outcome.DEAD, rows=(), statements=(), dead=(*unit.dead, *letters), journal=journal)
         await self.write(connection, scope, [rest])
         return Unwritable(unit, letters[0])
@@ -116,8 +116,11 @@ def _unwritable(scope: Scope, unit: Unit, reason: str) -> list[Dead]:
     ]
 
 
-def _undone(entry: JournalEntry, reason: str) -> JournalEntry:
-    return JournalEntry(entry.route, Outcome.DEAD, reason) if entry.outcome is Outcome.HANDLED else entry
+def undone(journal: Iterable[JournalEntry], reason: str) -> list[JournalEntry]:
+    """The journal of a message of which nothing could be written: every route of it is dead now."""
+    return [
+        entry if entry.outcome is Outcome.DEAD else JournalEntry(entry.route, Outcome.DEAD, reason) for entry in journal
+    ]
 
 
 def _ids(units: Iterable[Unit]) -> Iterator[str]:

@@ -261,7 +261,7 @@ class Replay(Life):
         router = Router(choice.routes)
         self._stats.source = choice.source
         shared = Shared(
-            owner_id(), broker, parts.connector, Ledger(parts.database), False, router, parts.resources,
+            owner_id(), broker, parts.connector, Ledger(parts.database, parts.copies()), False, router, parts.resources,
             self.config.pipeline.name, self._note_jobs,
         )  # fmt: skip
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from pipeline.config.load import Loaded
-from pipeline.config.models import RouteTable, SourceTable
+from pipeline.config.models import PipelineConfig, RouteTable, SourceTable
 from pipeline.config.problems import near
 from pipeline.errors import UserError
 from pipeline.replay.positions import Position, order, text_of
 
-__all__ = ["Choice", "ReplayRequest", "choose"]
+__all__ = ["Choice", "ReplayRequest", "choose", "replay_table", "routes_again"]
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}")
 
@@ -94,8 +94,19 @@ def choose(loaded: Loaded, request: ReplayRequest) -> Choice:
     }
     table = loaded.config.source[source]
     name = _named(request.name) if request.name is not None else _digest([source, table.stream, asked])
-    own = table.model_copy(update={"group": f"{table.group}.replay.{name}", "dedupe": False})
-    return Choice(source, own, routes, stages, begin, end, name, table.group, asked)
+    return Choice(source, replay_table(table, name), routes, stages, begin, end, name, table.group, asked)
+
+
+def replay_table(table: SourceTable, name: str) -> SourceTable:
+    """A source's configuration for its replay of this name: with a group of its own, and without dedupe."""
+    return table.model_copy(update={"group": f"{table.group}.replay.{name}", "dedupe": False})
+
+
+def routes_again(config: PipelineConfig, source: str, asked: Mapping[str, Any]) -> tuple[RouteTable, ...]:
+    """The routes of a replay that was asked for, with the stages that run: of those that there still are."""
+    names, only = asked.get("routes"), asked.get("only")
+    routes = [route for route in config.route if route.source == source and (not names or _name(route) in names)]
+    return _cut(routes, only) if only else tuple(routes)
 
 
 def _source(loaded: Loaded, name: str | None) -> str:
@@ -129,6 +140,10 @@ def _with_stages(routes: Sequence[RouteTable], only: Sequence[str]) -> tuple[Rou
             raise UserError(
                 f"none of these routes has a stage {name!r}{near(name, known)}; their stages: {', '.join(known)}"
             )
+    return _cut(routes, only)
+
+
+def _cut(routes: Sequence[RouteTable], only: Sequence[str]) -> tuple[RouteTable, ...]:
     cut = (
         route.model_copy(
             update={

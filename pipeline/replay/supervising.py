@@ -204,5 +204,5 @@ class _Alone:
                 _log.warning("process %s on %s has this replay; looking whether it lives", pid, host)
             if last is not None and (last.owner, last.epoch) == (found.owner, found.epoch) and last.beat != found.beat:
                 host, pid, *_ = found.owner.rsplit(":", 4)
-                raise UserError(f"this replay is being run by process {pid} on {host}")
+                raise UserError(f"this replay is being run by process {pid} on {host}, or its dead letters are")
         return found

@@ -11,6 +11,14 @@ from tests.integration.rig.site import Site, effect_pipeline
 EVENTS = 3_000
 GRACE = 10
 STOPS = 3
+TWICE = """
+from pipeline import handler
+
+@handler("twice")
+async def twice(event, context):
+    if context.attempt == 1:
+        raise RuntimeError("not yet")
+"""
 
 
 async def test_a_stop_under_load_finishes_what_is_in_flight_and_the_next_start_repeats_nothing(site: Site) -> None:
@@ -69,3 +77,25 @@ async def test_a_stop_with_a_full_window_and_a_slow_handler_takes_as_long_as_one
         await runner.stop()
         again = file.read_text().split()
         assert len(again) == len(set(again)) == await books.processed()
+
+
+async def test_a_stop_lets_what_has_had_an_effect_come_to_its_end_also_where_it_waits(site: Site) -> None:
+    file = site.folder / "effects"
+    (site.folder / "twice.py").write_text(TWICE)
+    text = effect_pipeline(site.stream, file, grace=f"{GRACE}s", options="seconds = 0.4")
+    text = text.replace('timeout = "10m"', "concurrency = 20")
+    text = text.replace('["effect"]', '["effect", "twice"]').replace("handlers = [", 'handlers = ["twice.py", ')
+    retry = '\n[stage.twice]\npolicy = { retry = { backoff = "500ms", jitter = 0 } }\n'
+    await site.lay_out(text + retry)
+    events = [keyed_event(f"event-{number}", f"key-{number}") for number in range(100)]
+    async with site.by_amqp() as amqp, site.books() as books:
+        await amqp.publish(events)
+        runner = site.run()
+        await until(lambda: file.exists() and len(file.read_text().split()) > 15, 15, "effects", runner)
+        assert await runner.stop() < GRACE
+        assert "have begun" not in runner.last_words()
+        assert await books.processed() == len(file.read_text().split()) < len(events)
+        runner = site.run()
+        await site.until_processed(books, len(events), 30, runner)
+        await runner.stop()
+        assert Counter(file.read_text().split()) == Counter(event.id for event in events)

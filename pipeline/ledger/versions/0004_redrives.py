@@ -8,21 +8,18 @@ import sqlalchemy as sa
 from alembic import op
 
 from pipeline.ledger.columns import UTCDateTime, big_id, json_type
-from pipeline.ledger.fingerprints import fingerprint
 
 revision = "0004"
 down_revision = "0003"
 branch_labels = None
 depends_on = None
 
-_AT_ONCE: Final = 1_000
 _PLACE: Final = ("consumer_group", "stream", "incarnation", "message_offset")
 
 
 def upgrade() -> None:
     """Extend dead letters, and create operators' actions."""
     _extend_dead_letters()
-    _fill_fingerprints()
     _create_indexes()
     _operator_actions()
 
@@ -31,7 +28,6 @@ def _extend_dead_letters() -> None:
     with op.batch_alter_table("dead_letters") as table:
         table.add_column(sa.Column("original", sa.Text))
         table.add_column(sa.Column("ordering_key", sa.Text))
-        # What is there was written without its key, so nobody took note of later events of it.
         table.add_column(sa.Column("order_known", sa.Boolean, nullable=False, server_default=sa.false()))
         table.add_column(sa.Column("overtaken_by", sa.Text))
         table.add_column(sa.Column("job", sa.Text, nullable=False, server_default=""))
@@ -44,17 +40,6 @@ def _extend_dead_letters() -> None:
         table.add_column(sa.Column("outcome", sa.Text))
         table.drop_constraint("uq_dead_letters_message", type_="unique")
         table.create_unique_constraint("uq_dead_letters_message", [*_PLACE, "route", "job"])
-
-
-def _fill_fingerprints() -> None:
-    connection, last = op.get_bind(), 0
-    columns = ("consumer_group", "stream", "route", "stage", "kind", "reason")
-    letters = sa.table("dead_letters", *(sa.column(name) for name in ("id", "fingerprint", *columns)))
-    page = sa.select(letters.c.id, *(letters.c[name] for name in columns)).order_by(letters.c.id).limit(_AT_ONCE)
-    change = sa.update(letters).where(letters.c.id == sa.bindparam("at")).values(fingerprint=sa.bindparam("found"))
-    while rows := connection.execute(page.where(letters.c.id > last)).all():
-        connection.execute(change, [{"at": row[0], "found": fingerprint(*row[1:])} for row in rows])
-        last = rows[-1][0]
 
 
 def _create_indexes() -> None:

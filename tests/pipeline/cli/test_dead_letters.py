@@ -78,6 +78,21 @@ def test_many_need_a_yes_a_choice_needs_to_be_made_and_a_reason_given() -> None:
     assert states() == ["open"] * 3
 
 
+def test_of_a_file_whose_sources_are_wrong_dead_letters_are_named_by_their_ids() -> None:
+    write(HELLO.replace('stream = "events"', "stream = 3"))
+    assert "name dead letters by their ids" in run("dead-letters", "discard", "--all", "--yes", "--reason", "x").err
+    assert run("dead-letters", "discard", "1", "--reason", "x").code == 0
+
+
+def test_those_of_replays_say_so_and_are_chosen_with_their_source() -> None:
+    insert(letter(offset=1, group="hello.replay.fix", order_known=True))
+    lines = run("dead-letters", "list").out.splitlines()
+    assert ["events (replay fix)" in line for line in lines[1:-1]] == [True, False, False, False]
+    dry = run("dead-letters", "redrive", "--all", "--dry-run")
+    assert dry.out == "2 dead letters would be redriven\n"
+    assert "nor is such a replay known: replay it anew, from 1 to 1, under another name" in dry.err
+
+
 def test_what_no_source_reads_is_refused() -> None:
     insert(letter(offset=4, stream="other", order_known=True))
     done = run("dead-letters", "redrive", "4", "--reason", "x")

@@ -157,3 +157,60 @@ async def test_a_stop_does_not_wait_for_a_dependency(tmp_path: Path) -> None:
         await eventually(lambda: "crm" in pipe.source.window.paused)
         await asyncio.wait_for(pipe.source.drain(), 5)
         assert pipe.stats.processed == 0
+
+
+# What has begun, and waits
+
+
+class Later(Gate):
+    """A second stage: it fails with `error` as long as there is one."""
+
+    def __init__(self, error: Exception | None) -> None:
+        super().__init__()
+        self.error = error
+        self.open.set()
+
+    async def __call__(self, event: Event[Any], context: Context) -> None:
+        self.begun.append(event.offset)
+        if self.error is not None:
+            raise self.error
+        self.finished.append(event.offset)
+
+
+def slowly(seconds: float) -> Policy:
+    return Policy(retry=RetryPolicy(attempts=9, backoff=seconds, max_backoff=seconds, jitter=0))
+
+
+async def test_a_stop_waits_for_the_next_try_of_what_has_begun(tmp_path: Path) -> None:
+    first, second = Gate(), Later(RuntimeError("again"))
+    first.open.set()
+    async with bench(tmp_path, [stage("x", first), stage("y", second, slowly(0.1))]) as pipe:
+        await pipe.feed(message(0))
+        await eventually(lambda: second.begun == [0])
+        second.error = None
+        await asyncio.wait_for(pipe.source.drain(5), 4)
+        assert (first.finished, second.finished, pipe.outcomes) == ([0], [0], {"handled": 1})
+
+
+async def test_a_stop_waits_for_the_dependency_of_what_has_begun_and_of_nothing_else(tmp_path: Path) -> None:
+    first, second = Gate(), Later(Unavailable("crm", "it is away"))
+    first.open.set()
+    async with bench(tmp_path, [stage("x", first, ONE_AT_ONCE), stage("y", second)]) as pipe:
+        await pipe.feed(*(message(offset, {"k": offset % 2}) for offset in range(4)))
+        await eventually(lambda: "crm" in pipe.source.window.paused and len(first.finished) == 2)
+        draining = asyncio.create_task(pipe.source.drain(5))
+        await asyncio.sleep(0)
+        second.error = None
+        await asyncio.wait_for(draining, 4)
+        assert first.finished == [0, 1]
+        assert (sorted(second.finished), pipe.outcomes) == ([0, 1], {"handled": 2})
+
+
+async def test_a_stop_does_not_wait_for_what_comes_after_the_grace_and_says_that_it_has_begun(tmp_path: Path) -> None:
+    first, second = Gate(), Later(RuntimeError("again"))
+    first.open.set()
+    async with bench(tmp_path, [stage("x", first), stage("y", second, slowly(60))]) as pipe:
+        await pipe.feed(message(0))
+        await eventually(lambda: second.begun == [0])
+        await asyncio.wait_for(pipe.source.drain(5), 1)
+        assert (pipe.stats.processed, pipe.source.begun) == (0, 1)

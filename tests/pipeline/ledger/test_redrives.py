@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from time import process_time
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import select
 
-from pipeline.errors import Fenced
+from pipeline.errors import Fenced, Unavailable
 from pipeline.events import Outcome
 from pipeline.ledger.copies import Copies
 from pipeline.ledger.database import Database
-from pipeline.ledger.dead_letters import DeadLetters
+from pipeline.ledger.dead_letters import Asked, DeadLetters, _past_deadlocks
+from pipeline.ledger.fingerprints import pattern
 from pipeline.ledger.job_tables import OutboxMessage
 from pipeline.ledger.lease import Lease
 from pipeline.ledger.ledger import Ledger
@@ -168,6 +171,13 @@ async def test_groups_are_by_what_failed_where_whatever_the_names_in_it(
     assert newest.offset == 1
 
 
+def test_a_long_reason_without_numbers_takes_no_time_to_group() -> None:
+    began = process_time()
+    assert pattern("x" * 5_000) == "x" * 300
+    assert pattern("w" * 600 + "1" + "w" * 500 + " no 'quote") == "… no 'quote"
+    assert process_time() - began < 0.005
+
+
 async def test_what_is_discarded_is_kept_with_who_and_why(ledger: Ledger, lease: Lease, db: Database) -> None:
     await bury(ledger, lease, 1, 2)
     letters = DeadLetters(db)
@@ -257,31 +267,24 @@ async def test_each_dead_letter_is_also_left_for_a_stream_with_its_bytes_and_why
     assert third.headers["x-dead-letter-kind"] == "unwritable"
 
 
-async def test_letters_of_before_the_migration_are_grouped_and_their_order_is_not_known(empty: Database) -> None:
-    from alembic.operations import Operations
+class Deadlock(Exception):
+    """As asyncpg raises it."""
 
-    from pipeline.ledger.migrations import _context, _steps, core_branch, migrate
+    sqlstate = "40P01"
 
-    branch = core_branch()
 
-    def first_three(connection: Any) -> None:
-        context = _context(connection, branch, fn=lambda heads, _: _steps(branch, heads)[:3])
-        with Operations.context(context):
-            context.run_migrations()
+@pytest.mark.parametrize(("cause", "tries"), [(Deadlock(), 3), (OSError("refused"), 1)])
+async def test_a_request_that_ends_in_a_deadlock_is_made_again_and_any_other_outage_is_told(
+    cause: Exception, tries: int
+) -> None:
+    made: list[int] = []
 
-    async with empty.write() as connection:
-        await connection.run_sync(first_three)
-        insert = text(
-            "INSERT INTO dead_letters (source, consumer_group, stream, incarnation, message_offset, "
-            "message_timestamp, event_id, route, stage, kind, reason, attempts, body, headers, first_at, last_at, "
-            "state, created_at) VALUES ('s', 'g', 'st', 0, 7, 1, 'e7', 'r', 'a', 'k', 'no 1', 1, :body, "
-            """'{"a"\\: 1}', CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, 'open', CURRENT_TIMESTAMP)"""
-        )
-        await connection.execute(insert, {"body": b"\x00\xff"})
+    async def write() -> Asked:
+        made.append(len(made))
+        if len(made) < 3:
+            raise Unavailable("database", "…") from cause
+        return Asked("r", 1, {})
 
-    assert await migrate(empty) == ["core 0004"]
-
-    (letter,) = await empty.fetch(DeadLetter, select(DeadLetter))
-    assert (letter.body, letter.headers, letter.order_known, letter.job) == (b"\x00\xff", {"a": 1}, False, "")
-    (group,) = await DeadLetters(empty).groups()
-    assert (group.id, group.reason) == (letter.fingerprint, "no …")
+    with nullcontext() if tries == 3 else pytest.raises(Unavailable):
+        assert (await _past_deadlocks(write)).count == 1
+    assert len(made) == tries

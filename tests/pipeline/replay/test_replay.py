@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline import Pipeline
+from pipeline.connectors import Outgoing
 from pipeline.errors import UserError
 from pipeline.ledger.dead_letters import DeadLetters
 from pipeline.ledger.lease import Lease
@@ -127,6 +128,18 @@ async def test_ids_are_not_remembered(site: Site) -> None:
     site.publish(*orders(2))
     await site.run(name="a")
     assert await site.rows("SELECT * FROM seen_events") == []
+
+
+async def test_an_id_that_the_range_holds_twice_is_handled_twice_with_one_request_id(site: Site) -> None:
+    await site.connector.publish("st", [Outgoing(b'{"n": 1}', "order.paid", "same")] * 2)
+    await live(site, 2)
+    before = [call for call in site.calls if call[0] == "note"]
+    assert len(before) == 1
+    await site.run(routes=["orders"])
+    again = site.calls[-2:]
+    assert again[0] == again[1]
+    assert again[0][:2] == before[0][:2]
+    assert again[0][2] != before[0][2]
 
 
 async def test_the_broker_is_not_told_of_it(site: Site) -> None:

@@ -21,7 +21,8 @@ class CrashOptions(BaseModel):
     """Where to end, once so many events have come by in this life of the process.
 
     Attributes:
-        point: ``handled``: at that very event. ``statement``: in the next commit of events, after so many statements.
+        point: ``handled``: at that very event. ``statement``: in the next commit of events, or of what came of
+            redrives, after so many statements at least.
             ``commit``: before its COMMIT. ``committing``: so many microseconds after COMMIT is on its way.
             ``committed``: when COMMIT was answered, before anyone is told.
         events: How many events come by first.
@@ -66,8 +67,11 @@ class CrashPoint(Handler[CrashOptions]):
     def _executed(self, connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
         info = connection.info
         info["statements"] += 1
-        info["moves"] = info["moves"] or (statement.startswith("UPDATE progress") and "prefix=" in statement)
-        if self._is_at("statement", info) and info["statements"] == self.options.statements:
+        info["moves"] = info["moves"] or any(
+            statement.startswith(f"UPDATE {table}") and column in statement
+            for table, column in (("progress", "prefix="), ("dead_letters", "redrives="))  # of events, of redrives
+        )
+        if self._is_at("statement", info) and info["statements"] >= self.options.statements:
             self._end()
 
     def _committing(self, connection: Any) -> None:
