@@ -45,6 +45,7 @@ class Run(ABC):
         self._grace = grace
         self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._told_to_stop = False
 
     @abstractmethod
     def in_flight(self) -> int:
@@ -78,6 +79,9 @@ class Run(ABC):
         try:
             self._starting = asyncio.create_task(self._life.start())
             await self._starting
+            if self._told_to_stop:  # and what it was at meanwhile swallowed the cancellation: it is started
+                await self._life.stop()
+                return FINE
             _settle()
             self.tell_started()
             status = asyncio.create_task(self.tell_status())
@@ -98,10 +102,12 @@ class Run(ABC):
 
     def _on_signal(self, number: int) -> None:
         """The first signal stops in good order; Ctrl-C while that goes on ends the process at once."""
-        if self._stopping is not None or (self._starting is not None and self._starting.cancelling()):
+        if self._told_to_stop:
             if number == signal.SIGINT:
                 leave(INTERRUPTED)
             return
+        # A note of our own: that the start is being cancelled would not tell, for a time-out within it does that, too.
+        self._told_to_stop = True
         if self._starting is None or not self._starting.done():
             if self._starting is not None:
                 self._starting.cancel()

@@ -75,7 +75,10 @@ class ArqHints:
     async def put(self, queue: str, batches: Sequence[Sequence[str]]) -> None:
         """See `HintQueue.put`."""
         await self._answer(self._redis.sadd(self._key("queues"), queue))  # type: ignore[arg-type]
-        await self._answer(_all([self._put(queue, ids) for ids in batches]))
+        await self._answer(self._put_all(queue, batches))
+
+    async def _put_all(self, queue: str, batches: Sequence[Sequence[str]]) -> None:
+        await _all([self._put(queue, ids) for ids in batches])
 
     async def _put(self, queue: str, ids: Sequence[str]) -> None:
         async with self._turns:

@@ -69,6 +69,8 @@ class Database:
         else:
             self.dialect = "postgresql"
             self._writer = self._reader = _postgres(url, command_timeout)
+            event.listen(self._writer.sync_engine, "close", self._hang_up)
+        self._closing = False
         self._turn = asyncio.Lock()
         self._writing: asyncio.Task[Any] | None = None
 
@@ -127,9 +129,18 @@ class Database:
             await connection.execute(text("SELECT 1"))
 
     async def close(self) -> None:
-        """Let go of all connections; the next use opens new ones."""
-        await self._writer.dispose()
-        await self._reader.dispose()
+        """Let go of all connections, without waiting for the server; the next use opens new ones."""
+        self._closing = True
+        try:
+            await self._writer.dispose()
+            await self._reader.dispose()
+        finally:
+            self._closing = False
+
+    def _hang_up(self, connection: Any, _: Any) -> None:
+        """Close one now: a silent server would be waited for as long as for a statement, for each idle connection."""
+        if self._closing:
+            connection.driver_connection.terminate()
 
     @asynccontextmanager
     async def _transaction(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:

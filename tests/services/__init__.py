@@ -3,6 +3,7 @@
 from tests.services.errors import ServiceUnavailable
 from tests.services.postgres import Postgres, start_postgres
 from tests.services.rabbitmq import RabbitMQ, start_rabbitmq
+from tests.services.rabbitmq_cluster import RabbitMQCluster, start_rabbitmq_cluster
 from tests.services.redis import Redis, start_redis
 from tests.services.server import Server
 from tests.services.temporal import Temporal, start_temporal
@@ -10,12 +11,14 @@ from tests.services.temporal import Temporal, start_temporal
 __all__ = [
     "Postgres",
     "RabbitMQ",
+    "RabbitMQCluster",
     "Redis",
     "Server",
     "ServiceUnavailable",
     "Temporal",
     "start_postgres",
     "start_rabbitmq",
+    "start_rabbitmq_cluster",
     "start_redis",
     "start_temporal",
 ]

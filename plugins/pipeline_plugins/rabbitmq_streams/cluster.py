@@ -1,7 +1,7 @@
 """Which node of a cluster to talk to about a stream.
 
-A replica can be read from anywhere it lies, so the node that the URL leads to is asked first; that is all that happens
-on a single node, whatever address it advertises. Only where a node holds no replica are the advertised addresses used.
+A replica can be read from anywhere it lies, so a node that the URL names is asked first; that is all that happens on a
+single node, whatever address it advertises. Only where that one holds no replica are the advertised addresses used.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,18 +22,17 @@ from pipeline_plugins.rabbitmq_streams.frames import Text
 from pipeline_plugins.rabbitmq_streams.link import Link
 from pipeline_plugins.rabbitmq_streams.reader import Subscription
 from pipeline_plugins.rabbitmq_streams.refusals import OK, explain, lost
-from pipeline_plugins.rabbitmq_streams.url import Address
+from pipeline_plugins.rabbitmq_streams.url import Address, Node
 
-__all__ = ["link_for_publishing", "subscribe", "why_it_moved"]
+__all__ = ["any_link", "link_for_publishing", "subscribe", "why_it_moved"]
 
 _log = logging.getLogger(__name__)
 _ATTEMPTS: Final = 10
 """How often a load balancer is asked for a node that holds the stream."""
 _MOVE_SECONDS: Final = 1.0
 _NO_NODE: Final = 65535
-
-Node = tuple[str, int]
-"""A node's advertised host and port."""
+_HEAD_START: Final = 1.0
+"""Seconds that one node of the URL has to answer before the next one is asked, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,49 @@ class _Topology:
 
     leader: Node | None
     replicas: tuple[Node, ...]
+
+
+async def any_link(address: Address, label: str) -> Link:
+    """A link to any of the URL's nodes: the first that lets us in, in their order, each with a head start.
+
+    Raises:
+        Unavailable: None of them can be reached.
+        BrokerRefused: One of them refuses us, and no other lets us in.
+    """
+    if not address.others:
+        return await Link.open(address, label)
+    opening: dict[asyncio.Task[Link], None] = {}
+    errors: list[Exception] = []
+    nodes = list(address.nodes)
+    try:
+        while nodes or opening:
+            if nodes:
+                opening[asyncio.create_task(Link.open(address.at(nodes.pop(0)), label))] = None
+            wait = _HEAD_START if nodes else None
+            done, _ = await asyncio.wait(opening, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                del opening[task]
+                try:
+                    return task.result()
+                except (Unavailable, BrokerRefused) as error:
+                    errors.append(error)
+    finally:
+        await _abandon(opening)
+    raise next((error for error in errors if isinstance(error, BrokerRefused)), _all_lost(errors))
+
+
+async def _abandon(opening: Iterable[asyncio.Task[Link]]) -> None:
+    """Let go of links that came too late, or never."""
+    for task in opening:
+        task.cancel()
+    for link in await asyncio.gather(*opening, return_exceptions=True):
+        if isinstance(link, Link):
+            link.abort()
+
+
+def _all_lost(errors: Iterable[Exception]) -> Unavailable:
+    reasons = [error.reason for error in errors if isinstance(error, Unavailable)]
+    return Unavailable("broker", "; ".join(reasons))
 
 
 async def subscribe(
@@ -52,7 +95,7 @@ async def subscribe(
         Unavailable: No such node can be reached.
         BrokerRefused: There is no such stream, or it may not be read.
     """
-    link = await Link.open(address, label)
+    link = await any_link(address, label)
     try:
         for _ in range(_ATTEMPTS):
             subscription = Subscription(link, stream, start, damage)
@@ -62,7 +105,7 @@ async def subscribe(
             if elsewhere is None and not address.load_balancer:
                 break
             await link.close()
-            link = await Link.open(address, label, *(elsewhere or (None, None)))
+            link = await (Link.open(address, label, elsewhere) if elsewhere else any_link(address, label))
     except BaseException:
         await link.close()
         raise
@@ -77,7 +120,7 @@ async def link_for_publishing(address: Address, label: str, stream: str) -> Link
         Unavailable: No node can be reached, or the stream has no leader now.
         BrokerRefused: There is no such stream, or the login is refused.
     """
-    link = await Link.open(address, label)
+    link = await any_link(address, label)
     try:
         leader = (await _topology(link, stream)).leader
     except BaseException:
@@ -86,9 +129,9 @@ async def link_for_publishing(address: Address, label: str, stream: str) -> Link
     if leader is None or leader == _advertised(link) or address.load_balancer:
         return link
     try:
-        direct = await Link.open(address, label, *leader)
+        direct = await Link.open(address, label, leader)
     except (Unavailable, BrokerRefused) as error:
-        _log.warning("publishing to %s by way of %s: its leader can't be reached: %s", stream, address.node, error)
+        _log.warning("publishing to %s by way of %s: its leader can't be reached: %s", stream, link.address.node, error)
         return link
     await link.close()
     return direct

@@ -37,14 +37,15 @@ class RabbitMQStreamsConnector(Connector):
     """A connection to RabbitMQ's stream protocol, RabbitMQ 3.11 or newer.
 
     The URL is ``rabbitmq-stream://user:password@host:5552/vhost``, or ``rabbitmq-stream+tls://…`` (port 5551); user,
-    password and vhost are percent-encoded, and the vhost is ``/`` where it is left out. Options, as a query:
+    password and vhost are percent-encoded, and the vhost is ``/`` where it is left out. Of a cluster, several nodes may
+    be named, ``…@host-1:5552,host-2:5552/vhost``: any that answers will do. Options, as a query:
 
     - ``ca=FILE``, ``cert=FILE``, ``key=FILE``, ``verify=false``, ``server_name=NAME``: TLS.
     - ``heartbeat=SECONDS``: how often both sides show that they live, 8 by default. A peer that is silent for two and a
       half of them, at most three, is given up, so a broken network is noticed within 24 seconds.
     - ``load_balancer=true``: never connect to the addresses that the nodes advertise, only to the URL's host.
 
-    On a single node only the URL's host is ever connected to. In a cluster, a stream of which that node holds no
+    On a single node only the URL's hosts are ever connected to. In a cluster, a stream of which that node holds no
     replica is read from a node that does, and messages are published to the stream's leader, at the addresses that the
     nodes advertise (``stream.advertised_host``, ``stream.advertised_port``): they must be reachable from here, or the
     URL must name a load balancer and say so.
@@ -65,7 +66,10 @@ class RabbitMQStreamsConnector(Connector):
 
     @classmethod
     def url_from_environment(cls, environ: Mapping[str, str]) -> tuple[str, str] | None:
-        """The URL from ``RABBITMQ_HOST``, ``_STREAM_PORT``, ``_USER``, ``_PASS``, ``_VHOST``, ``_TLS`` and ``_CA``."""
+        """The URL from ``RABBITMQ_HOST``, ``_STREAM_PORT``, ``_USER``, ``_PASS``, ``_VHOST``, ``_TLS`` and ``_CA``.
+
+        ``RABBITMQ_HOST`` may name several nodes of a cluster, with commas between them.
+        """
         return url_from_environment(environ)
 
     async def connect(self) -> None:
@@ -161,11 +165,12 @@ class RabbitMQStreamsConnector(Connector):
     async def _control(self) -> Link:
         """The connection for questions, opened anew where it was lost."""
         _needs_rstream()
-        from pipeline_plugins.rabbitmq_streams.link import Link
+        from pipeline_plugins.rabbitmq_streams.cluster import any_link
 
         async with self._linking:
             if self._link is None or self._link.is_lost:
-                self._link = await Link.open(self.address, "pipeline")
+                self._link = await any_link(self.address, "pipeline")
+                self.address = self._link.address  # the node that answered is the one to ask first from now on
             return self._link
 
     async def _publisher(self, stream: str) -> Publisher:

@@ -22,7 +22,7 @@ from pipeline_plugins.rabbitmq_streams import frames
 from pipeline_plugins.rabbitmq_streams.dial import dial
 from pipeline_plugins.rabbitmq_streams.frames import Text
 from pipeline_plugins.rabbitmq_streams.refusals import NO_PLAIN, OK, explain, lost
-from pipeline_plugins.rabbitmq_streams.url import Address
+from pipeline_plugins.rabbitmq_streams.url import Address, Node
 from pipeline_plugins.rabbitmq_streams.wire import CLOSE_SECONDS, FRAME_MAX, Wire
 
 __all__ = ["Link", "Listener"]
@@ -72,20 +72,19 @@ class Link(Wire):
         self._waiting: dict[int, asyncio.Future[Any]] = {}
 
     @classmethod
-    async def open(cls, address: Address, label: str, host: str | None = None, port: int | None = None) -> Link:
-        """Connect and log in.
+    async def open(cls, address: Address, label: str, node: Node | None = None) -> Link:
+        """Connect to one node and log in.
 
         Args:
             address: The broker's URL, taken apart.
             label: The connection's name in RabbitMQ's own tools.
-            host: A node of the cluster to connect to, where it is not the URL's host.
-            port: Its port.
+            node: A node of the cluster to connect to, where it is not the URL's first.
 
         Raises:
             Unavailable: It can't be reached, or does not answer.
             BrokerRefused: The login, the vhost or its certificate is refused.
         """
-        link = cls(address, host or address.host, port or address.port)
+        link = cls(address, *(node or (address.host, address.port)))
         try:
             await dial(link, address, link.host, link.port)
             await link._log_in(label)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import difflib
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, Self
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 from pipeline.connectors import BrokerRefused
 
-__all__ = ["PLAIN", "TLS", "Address", "parse_url", "url_from_environment"]
+__all__ = ["PLAIN", "TLS", "Address", "Node", "parse_url", "url_from_environment"]
+
+Node = tuple[str, int]
+"""A node's host and port."""
 
 PLAIN: Final = "rabbitmq-stream"
 TLS: Final = "rabbitmq-stream+tls"
@@ -41,6 +44,7 @@ class Address:
         server_name: The name to expect in it, where it is not `host`.
         heartbeat: Seconds between heartbeats; a peer that is silent for two and a half of them, or three, is given up.
         load_balancer: The host is a load balancer: never connect to the addresses that the nodes advertise.
+        others: More nodes of the same cluster, any of which does where `host` can't be reached.
     """
 
     host: str
@@ -56,6 +60,17 @@ class Address:
     server_name: str | None = None
     heartbeat: int = 8
     load_balancer: bool = False
+    others: tuple[Node, ...] = ()
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """All nodes that the URL names, the one to try first at the front."""
+        return ((self.host, self.port), *self.others)
+
+    def at(self, node: Node) -> Self:
+        """The same, with this one of its nodes at the front."""
+        others = tuple(each for each in self.nodes if each != node)
+        return replace(self, host=node[0], port=node[1], others=others)
 
     @property
     def node(self) -> str:
@@ -90,15 +105,17 @@ def parse_url(url: str) -> Address:
     Raises:
         BrokerRefused: The URL is wrong; the message says what, and never holds the password.
     """
+    url, more = _apart(url)
     try:
         parts = urlsplit(url)
         port = parts.port
+        others = [(each.hostname, each.port) for each in (urlsplit(f"//{host}") for host in more)]
     except ValueError as error:
         raise _bad(f"{error}") from None
     if parts.scheme not in _PORTS:
         raise _bad(f"the scheme {parts.scheme!r} is neither {PLAIN!r} nor {TLS!r}")
-    if not parts.hostname:
-        raise _bad("it names no host")
+    if not parts.hostname or not all(host for host, _ in others):
+        raise _bad("it names no host" if not others else "one of its hosts is empty")
     if parts.fragment:
         raise _bad("it holds a '#': write %23 for one in a password or vhost")
     options = _options(parts.query, parts.scheme)
@@ -116,6 +133,7 @@ def parse_url(url: str) -> Address:
         server_name=options.get("server_name"),
         heartbeat=_heartbeat(options.get("heartbeat", "8")),
         load_balancer=_flag("load_balancer", options.get("load_balancer", "false")),
+        others=tuple((unquote(host or ""), each or _PORTS[parts.scheme]) for host, each in others),
     )
 
 
@@ -130,11 +148,24 @@ def url_from_environment(environ: Mapping[str, str]) -> tuple[str, str] | None:
     password = quote(environ.get("RABBITMQ_PASS") or "guest", safe="")
     vhost = quote(environ.get("RABBITMQ_VHOST") or "/", safe="")
     port = environ.get("RABBITMQ_STREAM_PORT") or str(_PORTS[scheme])
-    literal = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    hosts = ",".join(f"{_literal(each.strip())}:{port}" for each in host.split(","))
     query = f"?{urlencode({'ca': environ['RABBITMQ_CA']})}" if tls and environ.get("RABBITMQ_CA") else ""
     names = ("HOST", "STREAM_PORT", "USER", "PASS", "VHOST", "TLS", "CA")
     used = [f"RABBITMQ_{name}" for name in names if environ.get(f"RABBITMQ_{name}")]
-    return f"{scheme}://{user}:{password}@{literal}:{port}/{vhost}{query}", ", ".join(used)
+    return f"{scheme}://{user}:{password}@{hosts}/{vhost}{query}", ", ".join(used)
+
+
+def _literal(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def _apart(url: str) -> tuple[str, list[str]]:
+    """The URL with the first of its hosts only, and the others, with their ports: `urlsplit` knows of one host."""
+    scheme, slashes, rest = url.partition("://")
+    end = next((place for place, sign in enumerate(rest) if sign in "/?#"), len(rest))
+    login, at, hosts = rest[:end].rpartition("@")
+    first, *others = hosts.split(",")
+    return f"{scheme}{slashes}{login}{at}{first}{rest[end:]}", others
 
 
 def _bad(reason: str) -> BrokerRefused:

@@ -46,6 +46,8 @@ def test_a_url_with_everything_is_taken_apart() -> None:
         ("rabbitmq-stream+tls://localhost", Address("localhost", 5551, tls=True)),
         ("rabbitmq-stream://[::1]:1/v", Address("::1", 1, vhost="v")),
         ("rabbitmq-stream://me:@h", Address("h", 5552, user="me", password="")),
+        ("rabbitmq-stream://a,b:1,[::1]:2/v", Address("a", 5552, vhost="v", others=(("b", 1), ("::1", 2)))),
+        ("rabbitmq-stream+tls://u:p@[::1],b", Address("::1", 5551, "u", "p", tls=True, others=(("b", 5551),))),
     ],
 )
 def test_what_a_url_leaves_out_has_a_default(url: str, expected: Address) -> None:
@@ -57,6 +59,8 @@ def test_what_a_url_leaves_out_has_a_default(url: str, expected: Address) -> Non
     [
         ("amqp://localhost", "'amqp'"),
         ("rabbitmq-stream:///v", "names no host"),
+        ("rabbitmq-stream://a,,b", "one of its hosts is empty"),
+        ("rabbitmq-stream://a,b:99999", "[Pp]ort"),
         ("rabbitmq-stream://h:99999", "[Pp]ort"),
         ("rabbitmq-stream://h:abc", "[Pp]ort"),
         ("rabbitmq-stream://h/a/b", "%2F"),
@@ -118,6 +122,18 @@ def test_the_environment_spells_tls_port_and_authority() -> None:
     assert found is not None
     assert parse_url(found[0]) == Address("::1", 27251, tls=True, ca="/etc/my ca.pem")
     assert found[1] == "RABBITMQ_HOST, RABBITMQ_STREAM_PORT, RABBITMQ_TLS, RABBITMQ_CA"
+
+
+def test_the_environment_spells_several_nodes_of_a_cluster() -> None:
+    found = url_from_environment({"RABBITMQ_HOST": "a, b,::1", "RABBITMQ_STREAM_PORT": "27251"})
+    assert found is not None
+    assert parse_url(found[0]).nodes == (("a", 27251), ("b", 27251), ("::1", 27251))
+
+
+def test_the_node_to_try_first_can_be_chosen_and_none_is_forgotten() -> None:
+    address = parse_url("rabbitmq-stream://a,b,c")
+    assert address.at(("b", 5552)).nodes == (("b", 5552), ("a", 5552), ("c", 5552))
+    assert address.at(("b", 5552)).node == "b:5552"
 
 
 def test_an_unclear_switch_in_the_environment_is_refused() -> None:
