@@ -16,10 +16,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal
 
-from pipeline.errors import UserError
+from pipeline.errors import Unavailable, UserError
 
 __all__ = [
     "BrokerRefused", "Connector", "Message", "MessageBatch", "MessageRefused", "Outgoing", "Start", "StreamBounds",
+    "Unreadable",
 ]  # fmt: skip
 
 _PER_VALUE: Final = 8
@@ -32,6 +33,14 @@ class BrokerRefused(UserError):
 
 class MessageRefused(BrokerRefused):
     """A message can't be published as it is, on any try: it is too large, or holds what the broker can't carry."""
+
+
+class Unreadable(Unavailable):
+    """A stream can't be read on from where it is, again and again: what lies there is damaged, most likely.
+
+    Says where and what to do. It is waited out like an outage, as another replica may be whole; but waiting mends
+    nothing, so it is told as an error, and stands until a read delivers something, or lasts.
+    """
 
 
 class Message:
@@ -209,8 +218,8 @@ class Connector(ABC):
 
         Memory is bounded: a reader that is slow to ask for the next batch slows the broker's sending down. `name`
         labels the reader in the broker's own tools. Ends only by raising: `Unavailable` when the connection is lost or
-        the stream moved (read again from the last offset + 1), `BrokerRefused` when the stream is gone. Closing the
-        generator (`aclose`) ends the subscription.
+        the stream moved (read again from the last offset + 1), which is `Unreadable` where that has helped nothing for
+        several times, `BrokerRefused` when the stream is gone. Closing the generator (`aclose`) ends the subscription.
         """
 
     @abstractmethod

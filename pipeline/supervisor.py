@@ -253,7 +253,7 @@ class SourceSupervisor:
     # State, for people
 
     def _reader_state(self, state: StreamState) -> None:
-        self._reader_problem = state.reason if state.status in ("down", "refused") else ""
+        self._reader_problem = state.reason if state.status in ("down", "refused", "stuck") else ""
         if self._reader_problem:
             self.stats.last_error = state.reason
         if self._source is not None:

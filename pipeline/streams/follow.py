@@ -8,9 +8,9 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from time import monotonic
-from typing import Literal, cast
+from typing import Final, Literal, cast
 
-from pipeline.connectors import BrokerRefused, Connector, MessageBatch, Start
+from pipeline.connectors import BrokerRefused, Connector, MessageBatch, Start, Unreadable
 from pipeline.errors import Unavailable
 from pipeline.policies.backoff import backoff
 from pipeline.streams.ear import Deaf, Ear
@@ -19,6 +19,7 @@ __all__ = ["Following", "StreamState", "follow"]
 
 _MOST_PATIENT = 16
 """So many times its first patience a read gets that was deaf again and again."""
+_LEVELS: Final = {"reading": logging.INFO, "stuck": logging.ERROR}
 _log = logging.getLogger("pipeline.streams")
 
 
@@ -28,15 +29,19 @@ class StreamState:
 
     Attributes:
         status: `connecting` at first; `reading`, also while there is nothing to read; `down` where the broker can't be
-            reached; `refused` where it says no, as it does for a deleted stream.
-        reason: Why it is down or refused, for people.
+            reached; `refused` where it says no, as it does for a deleted stream; `stuck` where what comes next can't
+            be read, which stands until a read delivers something, or lasts.
+        reason: Why it is down, refused or stuck, for people.
     """
 
-    status: Literal["connecting", "reading", "down", "refused"] = "connecting"
+    status: Literal["connecting", "reading", "down", "refused", "stuck"] = "connecting"
     reason: str = ""
 
     def __str__(self) -> str:
         return f"{self.status}: {self.reason}" if self.reason else self.status
+
+
+_READING: Final = StreamState("reading")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +108,14 @@ async def follow(
                 await connector.bounds(stream)  # a read of a missing stream would say so later, or never
             begin = await start()
             batches = connector.read(stream, begin, name=name, max_batch=max_batch)
-            report(StreamState("reading"))
+            report.reads(how.settled)
             success.began()
             ear = Ear(connector, stream, begin, deaf, how.answer)
             async with contextlib.aclosing(_closable(batches)) as reading, ear:
                 while (batch := await ear.next(reading)) is not None:
                     success.delivered = True
                     deaf = how.deaf
+                    report(_READING)
                     yield batch
             problem = StreamState("down", "the connector ended the read without saying why")
         except asyncio.CancelledError:
@@ -117,23 +123,30 @@ async def follow(
             if task is None or task.cancelling():
                 raise
             problem = StreamState("down", "the read was cancelled from within the connector")
-        except Deaf as error:
-            deaf = min(2 * deaf, _MOST_PATIENT * how.deaf)  # a big chunk on a slow line may take that long
-            problem = StreamState("down", str(error))
-        except Unavailable as error:
-            problem = StreamState("down", str(error))
-        except TimeoutError:
-            problem = StreamState("down", f"the broker does not answer within {how.answer:g} s")
+        except (Unavailable, TimeoutError) as error:
+            if isinstance(error, Deaf):
+                deaf = min(2 * deaf, _MOST_PATIENT * how.deaf)  # a big chunk on a slow line may take that long
+            problem = _trouble(error, how)
         except BrokerRefused as error:
             if starting and not success:
                 raise
             problem = StreamState("refused", str(error))
+        finally:
+            report.cancel()
         if success:
             starting = False
             failures = 0
         failures += 1
         report(problem)
         await asyncio.sleep(backoff(failures, how.first_wait, how.longest_wait, how.jitter))
+
+
+def _trouble(error: Unavailable | TimeoutError, how: Following) -> StreamState:
+    if isinstance(error, Unreadable):
+        return StreamState("stuck", error.reason)
+    if isinstance(error, Unavailable):
+        return StreamState("down", str(error))
+    return StreamState("down", f"the broker does not answer within {how.answer:g} s")
 
 
 class _Success:
@@ -158,12 +171,26 @@ class _Reporter:
         self._stream = stream
         self._on_state = on_state
         self._last: StreamState | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def reads(self, settled: float) -> None:
+        """A read begins; where what comes next could not be read, that stands for so many seconds yet."""
+        if self._last is not None and self._last.status == "stuck":
+            self._timer = asyncio.get_running_loop().call_later(settled, self, _READING)
+        else:
+            self(_READING)
+
+    def cancel(self) -> None:
+        """The read has ended."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def __call__(self, state: StreamState) -> None:
         if state == self._last:
             return
         self._last = state
-        _log.log(logging.INFO if state.status == "reading" else logging.WARNING, "stream %s: %s", self._stream, state)
+        _log.log(_LEVELS.get(state.status, logging.WARNING), "stream %s: %s", self._stream, state)
         self._on_state(state)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import upkeep as module
 from pipeline.config.models import SourceTable
-from pipeline.connectors import Outgoing
+from pipeline.connectors import MessageBatch, Outgoing, Unreadable
 from pipeline.errors import Fenced, Unavailable
 from pipeline.events import Event
 from pipeline.handlers import Context
@@ -96,6 +96,28 @@ async def test_a_stream_that_is_deleted_for_a_while_does_not_end_its_source(
         s.connector.store.create("st")
         await s.publish(3)
         await eventually(lambda: s.stats.processed == 5)
+
+
+async def test_a_source_whose_stream_can_t_be_read_on_says_so_until_it_is_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mended = asyncio.Event()
+    read = MemoryConnector.read
+
+    async def damaged(*args: Any, **kwargs: Any) -> AsyncIterator[MessageBatch]:
+        if not mended.is_set():
+            raise Unreadable("broker", "offset 0 is damaged: have it copied again")
+        async for batch in read(*args, **kwargs):
+            yield batch
+
+    monkeypatch.setattr(MemoryConnector, "read", damaged)
+    async with site(tmp_path) as s:
+        await s.publish(1)
+        await eventually(lambda: "offset 0 is damaged" in s.stats.reason)
+        assert s.stats.state == "paused"
+        mended.set()
+        await eventually(lambda: s.stats.processed == 1)
+        assert (s.stats.state, s.stats.reason) == ("running", "")
 
 
 async def test_the_lease_is_given_back_also_where_the_stream_is_gone(tmp_path: Path) -> None:

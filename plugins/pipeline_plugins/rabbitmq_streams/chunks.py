@@ -36,16 +36,22 @@ class Chunk:
     with a `Message.defect`, and so is the rest of a chunk whose entries are not what its header says. Such a message
     has the last offset of what it stands for, so that reading goes on after it wherever it began.
 
+    The checksum is the entries' alone. Where it is right and the header's numbers are not, the entries are the truth:
+    a stretch of bad bytes on a disk that leaves checksum and first offset whole (the broker compares the latter before
+    it sends a chunk) can't reach from the header's numbers to the entries.
+
     Attributes:
         first: The offset of its first message.
-        end: The offset after its last message.
+        end: The offset after its last message; what the header says until the chunk is counted or read to its end.
         timestamp: When it was written, in milliseconds since 1970 (UTC).
         size: How many bytes it takes.
         taken: How many bytes the messages have that were taken; unpacked, where they lay in a compressed block.
+        wrong: What is wrong with a header that the entries have mended; empty where nothing is.
     """
 
     __slots__ = (
-        "_block", "_data", "_defect", "_entries", "_offset", "_pos", "end", "first", "size", "taken", "timestamp",
+        "_block", "_data", "_defect", "_entries", "_offset", "_pos", "_sound", "end", "first", "size", "taken",
+        "timestamp", "wrong",
     )  # fmt: skip
 
     def __init__(self, frame: bytes, *, damaged: bool = False) -> None:
@@ -56,7 +62,8 @@ class Chunk:
             damaged: Take one whose bytes are wrong, too: all of it becomes one message with a defect.
 
         Raises:
-            ChunkError: It is not as long as it says, or its checksum is wrong; or not even its header can be right.
+            ChunkError: It is not as long as it says, or its checksum is wrong; or not even its header can be right
+                where that counts.
         """
         if len(frame) < _BEFORE + _HEADER.size:
             raise ChunkError(f"a chunk of {len(frame)} bytes is too short")
@@ -64,8 +71,6 @@ class Chunk:
         begin = _BEFORE + _HEADER.size
         if kind != _USER:  # RabbitMQ's own notes; it delivers none today
             entries = records = 0
-        if records > entries * _MOST_IN_ENTRY:
-            raise ChunkError(f"the chunk at offset {first} can't hold {records} messages in {entries} entries")
         self._data = frame[begin : begin + length]
         self.first: int = first
         self.end: int = first + records
@@ -77,10 +82,19 @@ class Chunk:
         self._pos = 0
         self._block: list[bytes] = []  # the rest of the block being read, last message first
         self._defect: Message | None = None  # what stands for messages that can't be told apart, and comes next
-        if wrong := self._damage(length, crc):
-            if not damaged:
-                raise ChunkError(wrong)
-            self._give_up(wrong)
+        self.wrong = ""
+        damage = self._damage(length, crc)
+        if damage and (whole := _whole(frame, begin, entries, crc)) is not None:
+            self._data, damage = whole, ""
+            self.wrong = f"it says that it has {length} bytes, and has {len(whole)}"
+        self._sound = not damage and kind == _USER
+        if damage and not damaged:
+            raise ChunkError(damage)
+        too_many = records > entries * _MOST_IN_ENTRY
+        if (too_many or not records) and not self.count() and too_many:
+            raise ChunkError(f"the chunk at offset {first} can't hold {records} messages in {entries} entries")
+        if damage:
+            self._give_up(damage)
 
     def _damage(self, length: int, crc: int) -> str:
         if len(self._data) != length:
@@ -96,6 +110,21 @@ class Chunk:
 
     def __contains__(self, offset: int) -> bool:
         return self.first <= offset < self.end
+
+    def count(self) -> bool:
+        """Count the entries that are left, so that `end` is right; says whether the header was wrong, and is mended."""
+        if not self._sound:
+            return False
+        pos, entries, messages = _walk(self._data, self._pos, len(self._data))
+        end = self._offset + len(self._block) + messages
+        if pos < len(self._data) or (entries, end) == (self._entries, self.end):
+            return False
+        if end != self.end:
+            self.wrong = f"it says that it has {self.end - self.first} messages, and has {end - self.first}"
+        elif entries > self._entries:
+            self.wrong = f"it leaves {entries - self._entries} of its entries out"
+        self._entries, self.end = entries, end
+        return True
 
     def skip_to(self, offset: int) -> None:
         """Leave out the messages before `offset`."""
@@ -119,7 +148,7 @@ class Chunk:
             return
         end = begin + _u32(data, self._pos)[0]
         if end > len(data) or self._offset >= self.end:
-            self._give_up("an entry is longer than the chunk")
+            self._doubt("an entry is longer than the chunk")
             return
         self._pos = end
         self._entries -= 1
@@ -177,20 +206,20 @@ class Chunk:
             return
         if not entries:
             self._check_end()
-        elif offset < last or offset >= self.end:  # a block, which has the highest bit set in what would be its size
-            self._open_block()
+        elif offset < last or (offset >= self.end and not self.count()):
+            self._open_block()  # which has the highest bit set in what would be its size
 
     def _open_block(self) -> None:
         """Take the block at the reading position, whose messages then come one by one."""
         data = self._data
         begin = self._pos + _BLOCK_HEADER
         if begin > len(data) or not data[self._pos] & 0x80:
-            self._give_up("an entry is longer than the chunk")
+            self._doubt("an entry is longer than the chunk")
             return
         kind, count, size, packed = _block(data, self._pos)
         content = data[begin : begin + packed]
         if len(content) < packed or self._offset + count > self.end:
-            self._give_up("an entry is longer than the chunk")
+            self._doubt("an entry is longer than the chunk")
             return
         self._pos = begin + packed
         self._entries -= 1
@@ -208,12 +237,43 @@ class Chunk:
             which = f"offset {last}" if count == 1 else f"offsets {self._offset} to {last} ({count} messages)"
             self._defect = Message(last, self.timestamp, content, defect=f"{which}: {reason}")
 
+    def _doubt(self, reason: str) -> None:
+        """Go by the entries alone where header and entries differ and the checksum is right; else give up."""
+        if not self.count():
+            self._give_up(reason)
+
     def _give_up(self, reason: str) -> None:
         """Let one message stand for the rest of the chunk."""
         rest, self._entries, self._block, self._defect = self._data[self._pos :], 0, [], None
+        self._pos = len(self._data)
+        if rest and self._offset >= self.end:
+            self.wrong = f"{len(rest)} bytes follow its last message"
         self._replace(rest, self.end - self._offset, f"the rest of the chunk can't be read: {reason}")
 
     def _check_end(self) -> None:
-        """At the end of the entries, account for the offsets that are left where the header has promised more."""
-        if self.is_finished and self._offset < self.end:
-            self._give_up("it has fewer messages than its header says")
+        """At the end of the entries, see that nothing is left, of the offsets or the bytes."""
+        if self.is_finished and (self._offset < self.end or self._pos < len(self._data)):
+            self._doubt("it has fewer messages than its header says")
+
+
+def _walk(data: bytes, pos: int, most: int) -> tuple[int, int, int]:
+    """Where at most so many entries end that lie at `pos`, how many there are, and how many messages they have."""
+    entries = messages = 0
+    while entries < most and pos + 4 <= len(data):
+        count, end = 1, pos + 4 + _u32(data, pos)[0]
+        if data[pos] & 0x80:
+            if pos + _BLOCK_HEADER > len(data):
+                break
+            _, count, _, packed = _block(data, pos)
+            end = pos + _BLOCK_HEADER + packed
+        if end > len(data):
+            break
+        pos, entries, messages = end, entries + 1, messages + count
+    return pos, entries, messages
+
+
+def _whole(frame: bytes, begin: int, entries: int, crc: int) -> bytes | None:
+    """The entries, where there are as many as the header says and their checksum is right, whatever their length."""
+    data = frame[begin:]
+    end = _walk(data, 0, entries)[0]
+    return data[:end] if end and zlib.crc32(data[:end]) == crc else None

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from pipeline.connectors import Connector, MessageBatch, Outgoing, Start, StreamBounds
-from pipeline.errors import PluginError
+from pipeline.errors import PluginError, Unavailable
 from pipeline_plugins.rabbitmq_streams.damage import Damage
 from pipeline_plugins.rabbitmq_streams.refusals import (
     OFFSET_NOT_FOUND,
@@ -109,6 +109,8 @@ class RabbitMQStreamsConnector(Connector):
         stats = await (await self._control()).stats(_name("the stream", stream))
         first = stats.get("first_chunk_id", -1)
         last = await self._peek(stream, Start("last")) if first >= 0 else None
+        if last is not None:
+            last.count()  # a wrong header would have the stream end elsewhere
         return StreamBounds(first, last.end - 1) if last is not None else StreamBounds(None, None)
 
     async def timestamp_at(self, stream: str, offset: int) -> int | None:
@@ -117,6 +119,8 @@ class RabbitMQStreamsConnector(Connector):
         if bounds.last is None or not 0 <= offset <= bounds.last:
             return None
         chunk = await self._peek(stream, Start("offset", offset))
+        if chunk is not None:
+            chunk.count()
         return chunk.timestamp if chunk is not None and offset in chunk else None
 
     async def read(self, stream: str, start: Start, *, name: str, max_batch: int = 500) -> AsyncIterator[MessageBatch]:
@@ -208,7 +212,8 @@ class RabbitMQStreamsConnector(Connector):
             async with asyncio.timeout(_PEEK_SECONDS):
                 return await subscription.chunk()
         except TimeoutError:
-            await subscription.link.stats(stream)
+            with suppress(Unavailable):  # why the link is dead is told next, where no chunk has come
+                await subscription.link.stats(stream)
             with suppress(TimeoutError):
                 async with asyncio.timeout(_AT_HAND_SECONDS):
                     return await subscription.chunk()

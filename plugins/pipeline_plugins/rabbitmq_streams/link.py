@@ -44,6 +44,10 @@ class Listener:
     def confirmed(self, ids: tuple[int, ...]) -> None:
         """RabbitMQ has written these messages of this publisher."""
 
+    def stalled(self, frame: bytes) -> bool:
+        """The rest of this chunk does not come; says whether what has come is all of it, and was taken."""
+        return False
+
     def rejected(self, id_: int, code: int) -> None:
         """RabbitMQ has not written this message of this publisher."""
 
@@ -152,6 +156,13 @@ class Link(Wire):
             self._answer(response.corr_id, response)
         else:
             self._told(decode_frame(frame))
+
+    def stalled(self, frame: bytes) -> bool:
+        """Ask the subscription whether it is all of a chunk."""
+        if len(frame) <= 4 or _u16(frame, 0)[0] != frames.DELIVER:
+            return False
+        listener = self.listeners.get(frame[4])
+        return listener is not None and listener.stalled(frame)
 
     def ended(self) -> None:
         """Wake everyone who waits; `check` then raises."""

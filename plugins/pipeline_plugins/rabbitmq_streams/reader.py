@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
+from time import monotonic
 from typing import Final
 
 from rstream import schema
@@ -16,10 +18,11 @@ from pipeline_plugins.rabbitmq_streams.chunks import Chunk, ChunkError
 from pipeline_plugins.rabbitmq_streams.damage import Damage
 from pipeline_plugins.rabbitmq_streams.frames import Text
 from pipeline_plugins.rabbitmq_streams.link import Link, Listener
-from pipeline_plugins.rabbitmq_streams.refusals import OK, STREAM_NOT_AVAILABLE
+from pipeline_plugins.rabbitmq_streams.refusals import OK, STREAM_NOT_AVAILABLE, unreadable
 
 __all__ = ["Subscription"]
 
+_log = logging.getLogger(__name__)
 MAX_CHUNKS: Final = 64
 """How many chunks may be waiting here or under way; many, because an AMQP publisher's hold one message each."""
 MIN_CHUNKS: Final = 2
@@ -33,6 +36,8 @@ _FIRST_CREDIT: Final = 1
 
 It must be 1: RabbitMQ holds chunks back until it has more credit than half of this, also where none wait here.
 """
+_AT_ONCE: Final = 5.0
+"""A read that ends within so many seconds, or amid a chunk, ended for what lies there if it does so again and again."""
 _ID: Final = 0
 _OFFSETS: Final = {
     "first": OffsetType.FIRST,
@@ -68,6 +73,7 @@ class Subscription(Listener):
         self.moved = False
         self._start = start
         self._damage = damage or Damage()
+        self._opened: float | None = None
         self._size = 0.0
         self._next: int | None = None
         self._reader = MessageReader()
@@ -81,6 +87,7 @@ class Subscription(Listener):
 
         Raises:
             Unavailable: The link is dead.
+            Unreadable: It is dead at once, again and again.
             BrokerRefused: There is no such stream, or it may not be read.
         """
         self.granted = _FIRST_CREDIT
@@ -88,15 +95,19 @@ class Subscription(Listener):
         kind = _OFFSETS[self._start.at]
         value = self._start.value if self._start.at in ("offset", "time") else None
         properties = [schema.Property("name", Text(label))] if label else []
-        response = await self.link.request(
-            schema.Subscribe,
-            tolerate=(STREAM_NOT_AVAILABLE,),
-            subscription_id=_ID,
-            stream=Text(self.stream),
-            offset_spec=schema.OffsetSpec.from_params(kind, value),
-            credit=self.granted,
-            properties=properties,
-        )
+        self._opened = monotonic()
+        try:
+            response = await self.link.request(
+                schema.Subscribe,
+                tolerate=(STREAM_NOT_AVAILABLE,),
+                subscription_id=_ID,
+                stream=Text(self.stream),
+                offset_spec=schema.OffsetSpec.from_params(kind, value),
+                credit=self.granted,
+                properties=properties,
+            )
+        except Unavailable as error:
+            raise self._judged(error) from None
         return bool(response.response_code == OK)
 
     async def chunk(self) -> Chunk | None:
@@ -104,14 +115,27 @@ class Subscription(Listener):
 
         Raises:
             Unavailable: The link is dead, and everything that came before has been taken.
+            Unreadable: It is dead before anything came, again and again.
         """
         while not self.waiting:
             if self.moved:
                 return None
-            self.link.check()
+            try:
+                self.link.check()
+            except Unavailable as error:
+                raise self._judged(error) from None
             self._came.clear()
             await self._came.wait()
         return self.waiting[0]
+
+    def _judged(self, error: Unavailable) -> Unavailable:
+        """What the link's death means: `Unreadable` where it dies here again and again before anything comes."""
+        if self._opened is None or not self.link.is_lost:
+            return error
+        if monotonic() - self._opened > _AT_ONCE and not self.link.is_amid_frame:
+            return error
+        is_dead_end = self._damage.is_dead_end(self.stream, self._start)
+        return unreadable(self.stream, self._start, error) if is_dead_end else error
 
     async def batch(self, limit: int) -> MessageBatch:
         """The next messages, at most `limit`, fewer where they are large; empty when the broker has ended it.
@@ -128,10 +152,12 @@ class Subscription(Listener):
                     if messages:
                         return messages
                     await self._explain_gap(self._next, chunk.first)
-                self._next = chunk.end
-                taken = chunk.taken
+                taken, before = chunk.taken, len(messages)
                 if chunk.take(self._reader, messages, limit, MAX_BATCH_BYTES - size):
                     self._finished()
+                    if chunk.wrong and len(messages) > before:
+                        self._tell_wrong(chunk)
+                self._next = chunk.end
                 size += chunk.taken - taken
         return messages
 
@@ -145,6 +171,14 @@ class Subscription(Listener):
                 "were read",
             )
 
+    def _tell_wrong(self, chunk: Chunk) -> None:
+        """Say that a header was wrong, and read on behind the chunk anew: the broker goes by that header."""
+        _log.error(
+            "stream %s: the header of the chunk at offset %d is damaged where it lies: %s; all of it has been read",
+            self.stream, chunk.first, chunk.wrong,
+        )  # fmt: skip
+        self.link.end(f"the chunk at offset {chunk.first} has a damaged header: it is read on behind it")
+
     def delivered(self, frame: bytes) -> None:
         """Keep a chunk. One that is damaged makes the link dead by what this raises, and is then sent again.
 
@@ -156,11 +190,25 @@ class Subscription(Listener):
             if not self._damage.lasts(self.stream, frame):
                 raise
             chunk = Chunk(frame, damaged=True)
+        self._keep(chunk)
+
+    def stalled(self, frame: bytes) -> bool:
+        """Keep a chunk that is sound, although more bytes were announced than come."""
+        try:
+            self._keep(Chunk(frame))
+        except ChunkError:
+            return False
+        return True
+
+    def _keep(self, chunk: Chunk) -> None:
         if self._start.at == "time" and chunk.timestamp < self._start.value:
             chunk.skip_to(chunk.end)
         elif self._start.at == "offset":
             chunk.skip_to(self._start.value)
         self._size = max(chunk.size, self._size + (chunk.size - self._size) / 8)
+        if self._opened is not None:
+            self._damage.came(self.stream, self._start)
+            self._opened = None
         self.granted -= 1
         self.waiting.append(chunk)
         self._came.set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from pipeline.connectors import BrokerRefused
+from pipeline.connectors import BrokerRefused, Start, Unreadable
 from pipeline.errors import Unavailable
 from pipeline_plugins.rabbitmq_streams.url import Address
 
@@ -20,6 +20,7 @@ __all__ = [
     "explain",
     "lost",
     "missing",
+    "unreadable",
 ]
 
 OK: Final = 1
@@ -81,3 +82,15 @@ def missing(address: Address, stream: str) -> BrokerRefused:
 def lost(address: Address, reason: str) -> Unavailable:
     """The broker can't be reached, or no longer."""
     return Unavailable("broker", f"RabbitMQ at {address.node}: {reason}")
+
+
+def unreadable(stream: str, start: Start, error: Unavailable) -> Unreadable:
+    """Reads of the stream from there ended before anything came, again and again, the last with this error."""
+    place = f"offset {start.value}" if start.at == "offset" else f"its {start.at} chunk"
+    return Unreadable(
+        "broker",
+        f"the stream {stream!r} can't be read from {place}: each time the read ended before a message came "
+        f"({error.reason}). Most likely that chunk is damaged on the node's disk (its log then says "
+        "'invalid_chunk_header'): have the node copy the stream again from another one (rabbitmq-streams "
+        "delete_replica, add_replica), or go on behind the damage with another group and start = OFFSET in the source",
+    )

@@ -22,6 +22,7 @@ FRAME_MAX: Final = 1024 * 1024
 """The largest frame we send, where the broker sets no lower limit; its own chunks may be larger."""
 CHUNK_MAX: Final = 256 * 1024 * 1024
 """The largest frame we take: what claims to be larger is no chunk that a broker has written."""
+_HEARTBEAT: Final = b"\x00\x00\x00\x04\x00\x17\x00\x01"
 _u32 = struct.Struct(">I").unpack_from
 
 
@@ -53,6 +54,11 @@ class Wire(asyncio.Protocol):
     def is_lost(self) -> bool:
         """Whether it is dead or closed."""
         return self._lost is not None
+
+    @property
+    def is_amid_frame(self) -> bool:
+        """Whether a frame has begun to come, and has not ended."""
+        return self._needed > 4
 
     def check(self) -> None:
         """Raise `Unavailable` where it is dead."""
@@ -96,6 +102,10 @@ class Wire(asyncio.Protocol):
     def received(self, frame: bytes) -> None:
         """A frame has come, without its length. What this raises ends the wire."""
         raise NotImplementedError
+
+    def stalled(self, frame: bytes) -> bool:
+        """The rest of this frame does not come; says whether what has come was taken, as all that there is."""
+        return False
 
     def ended(self) -> None:
         """The wire is dead: tell everyone who waits."""
@@ -171,9 +181,21 @@ class Wire(asyncio.Protocol):
 
     def _tick(self, seconds: float) -> None:
         """Send a heartbeat, and give the other side up where nothing has come for several of them."""
+        if self._ends_short():
+            self.end(f"it announced a frame of {self._needed - 4} bytes, and has no more than {len(self._buffer) - 4}")
+            return
         self._silent += 1
         if self._silent > SILENT_TICKS:
             self.end(f"nothing was heard for {SILENT_TICKS * seconds:g} seconds")
             return
         self.send(schema.Heartbeat())
         self._ticker = asyncio.get_running_loop().call_later(seconds, self._tick, seconds)
+
+    def _ends_short(self) -> bool:
+        """Whether what has come of a frame, while nothing more comes, is all of it; it has then been taken.
+
+        RabbitMQ announces the length that its disk gives for a chunk, and can't send more than the disk has.
+        """
+        if self._needed == 4 or not (self._silent or self._buffer.endswith(_HEARTBEAT)):
+            return False
+        return self.stalled(bytes(self._buffer[4:]))

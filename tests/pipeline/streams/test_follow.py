@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.connectors import BrokerRefused, MessageBatch, Start
+from pipeline.connectors import BrokerRefused, MessageBatch, Start, Unreadable
 from pipeline.errors import Unavailable
 from pipeline.streams.follow import Following, follow
 from pipeline_plugins.memory import MemoryConnector, MemoryStore
@@ -157,6 +157,48 @@ async def test_an_idle_read_that_has_settled_survives_the_stream_s_deletion(
     store.delete("s")
     await follower.until(state="refused")
     store.create("s")
+    await follower.until(state="reading")
+    await follower.end()
+
+
+class Damaged(MemoryConnector):
+    """What can't be read on, until it is mended; a read that waits tells so first."""
+
+    mended = False
+    reads = 0
+
+    async def read(self, *args: Any, **kwargs: Any) -> AsyncIterator[MessageBatch]:
+        self.reads += 1
+        if not self.mended:
+            raise Unreadable("broker", "offset 7 is damaged: have it copied again")
+        async for batch in super().read(*args, **kwargs):
+            yield batch
+
+
+async def test_what_can_t_be_read_is_told_once_as_an_error_that_stands_until_something_is_read(
+    store: MemoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    connector = Damaged("memory://x", store)
+    follower = Follower(connector, how=Following(0.001, 0.004, 0.0, settled=60))
+    await follower.until(state="stuck")
+    async with asyncio.timeout(5):
+        while connector.reads < 4:
+            await asyncio.sleep(0)
+    connector.mended = True
+    publish(store, 1)
+    await follower.until(numbers=[1])
+    await follower.end()
+
+    assert follower.states == ["reading", "stuck: offset 7 is damaged: have it copied again", "reading"]
+    (error,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "stream s: stuck: offset 7 is damaged: have it copied again" in error.getMessage()
+
+
+async def test_what_could_not_be_read_is_read_again_once_a_read_lasts(store: MemoryStore) -> None:
+    connector = Damaged("memory://x", store)
+    follower = Follower(connector, how=Following(0.001, 0.004, 0.0, settled=0.02))
+    await follower.until(state="stuck")
+    connector.mended = True
     await follower.until(state="reading")
     await follower.end()
 

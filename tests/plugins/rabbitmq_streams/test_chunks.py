@@ -143,14 +143,12 @@ def test_a_damaged_chunk_may_be_kept_as_one_defect_that_takes_all_its_offsets() 
 
 
 def test_a_header_that_can_t_be_right_is_an_error_even_then() -> None:
-    for frame in (b"", deliver([])[:20], deliver([entry(b"x")], records=2**31)):
+    for frame in (b"", deliver([])[:20], deliver([entry(b"x")], records=2**31)[:-1] + b"y"):
         with pytest.raises(ChunkError):
             Chunk(frame, damaged=True)
 
 
-@pytest.mark.parametrize(
-    "entries", [[b"\x00\x00\x00\x09abc"], [b"\x00\x00"], [b"\x80\x00"], [block([b"abc"])[:-1]], [b""]]
-)
+@pytest.mark.parametrize("entries", [[b"\x00\x00\x00\x09abc"], [b"\x00\x00"], [b"\x80\x00"], [block([b"abc"])[:-1]]])
 def test_entries_that_are_not_what_the_header_says_are_one_defect_for_all_offsets_left(entries: list[bytes]) -> None:
     frame = deliver([entry(record(5)), *entries], first=5, records=4)
     good, bad = take_all(Chunk(frame))
@@ -163,12 +161,67 @@ def test_entries_that_are_not_what_the_header_says_are_one_defect_for_all_offset
         assert [message.offset for message in take_all(chunk)] == left
 
 
-def test_no_message_gets_an_offset_beyond_what_the_header_says() -> None:
-    three = [entry(record(number)) for number in range(3)]
-    messages = take_all(Chunk(deliver([*three, block([b"a", b"b"])], records=3)))
-    assert [message.offset for message in messages] == [0, 1, 2]
-    messages = take_all(Chunk(deliver([*three, block([b"a", b"b"])], records=4)))
-    assert [(message.offset, message.defect is None) for message in messages][2:] == [(2, True), (3, False)]
+SIX = [
+    *(entry(record(number)) for number in (3, 4)),
+    block([record(5), record(6)], 1),
+    block([]),
+    block([record(7), record(8)]),
+]
+ENTRIES, RECORDS, LENGTH = (7, ">H"), (9, ">I"), (41, ">I")
+"""Where numbers of the header lie in a frame, and how."""
+
+
+def with_header(frame: bytes, field: tuple[int, str], number: int) -> bytes:
+    """The frame with another number in its chunk's header."""
+    changed = bytearray(frame)
+    struct.pack_into(field[1], changed, field[0], number)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 500])
+@pytest.mark.parametrize(
+    ("field", "numbers"),
+    [(ENTRIES, [0, 1, 2, 3, 4, 6, 261, 65535]), (RECORDS, [0, 1, 3, 5, 7, 262, 2**31])],
+    ids=["entries", "records"],
+)
+def test_where_the_checksum_is_right_the_entries_say_how_many_messages_there_are(
+    field: tuple[int, str], numbers: list[int], limit: int
+) -> None:
+    frame = deliver(SIX, first=3, records=6)
+    for number in numbers:
+        chunk = Chunk(with_header(frame, field, number))
+        assert [message.id for message in take_all(chunk, limit)] == [str(number) for number in range(3, 9)]
+        assert (chunk.end, chunk.count()) == (9, False)
+        counted = Chunk(with_header(frame, field, number))
+        counted.count()
+        assert counted.end == 9
+        for start in (4, 6, 8, 9):
+            later = Chunk(with_header(frame, field, number))
+            later.skip_to(start)
+            assert [message.offset for message in take_all(later, limit)] == list(range(start, 9))
+
+
+def test_a_header_that_the_entries_mend_is_told_of() -> None:
+    frame = deliver(SIX, first=3, records=6)
+    reasons = {
+        (RECORDS, 70000): "says that it has 70000 messages, and has 6",
+        (ENTRIES, 2): "leaves 3 of its entries out",
+    }
+    for (field, number), reason in reasons.items():
+        chunk = Chunk(with_header(frame, field, number))
+        take_all(chunk)
+        assert reason in chunk.wrong
+    sound = Chunk(frame)
+    take_all(sound)
+    assert sound.wrong == ""
+
+
+@pytest.mark.parametrize("more", [b"", b"\x00\x00\x00\x04\x00\x17\x00\x01" * 3, bytes(range(256))])
+def test_a_chunk_that_is_said_to_be_longer_than_it_is_ends_where_its_checksum_is_right(more: bytes) -> None:
+    frame = deliver(SIX, first=3, records=6)
+    chunk = Chunk(with_header(frame, LENGTH, len(frame) + 65536) + more)
+    assert [message.id for message in take_all(chunk)] == [str(number) for number in range(3, 9)]
+    assert "bytes, and has" in chunk.wrong
 
 
 def take_some(chunk: Chunk, most: int, limit: int = 500) -> list[Message]:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from pipeline.connectors import Message, Outgoing, Start
+from pipeline.connectors import Message, Outgoing, Start, Unreadable
 from pipeline.errors import Unavailable
 from pipeline_plugins.rabbitmq_streams import RabbitMQStreamsConnector
 from pipeline_plugins.rabbitmq_streams.amqp_writer import encode_message
@@ -65,7 +65,7 @@ async def read_to(connector: RabbitMQStreamsConnector, stream: str, last: int, s
             while not messages or messages[-1].offset < last:
                 messages += await following(reader)
         except Unavailable as error:
-            if "wrong checksum" not in str(error):
+            if not any(reason in str(error) for reason in ("wrong checksum", "damaged header")):
                 raise
         finally:
             await reader.aclose()
@@ -156,7 +156,14 @@ async def test_a_frame_that_no_broker_writes_ends_the_connection_and_fills_no_me
 
 
 class Damaging(Relay):
-    """Changes a byte of what the broker sends, `times` times."""
+    """Changes something in what the broker sends, `times` times.
+
+    Attributes:
+        mark: What is changed.
+        damaged: To what.
+    """
+
+    mark, damaged = MARK, DAMAGED
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -165,9 +172,9 @@ class Damaging(Relay):
 
     async def _copy(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         while data := await source.read(1 << 18):
-            if MARK in data and self.done < self.times:
+            if self.mark in data and self.done < self.times:
                 self.done += 1
-                data = data.replace(MARK, DAMAGED)
+                data = data.replace(self.mark, self.damaged)
             target.write(data)
             await target.drain()
 
@@ -206,3 +213,63 @@ async def test_a_chunk_that_is_damaged_where_it_lies_is_one_defect_and_reading_g
     assert messages[-1].id == "3"
     assert [message.offset for message in again] == [message.offset for message in messages]
     assert bounds.last == 3
+
+
+class Miscounting(Damaging):
+    """Has the headers of chunks with one entry of two messages say something else."""
+
+    mark = struct.pack(">BBHI", 0x50, 0, 1, 2)
+    damaged = struct.pack(">BBHI", 0x50, 0, 1, 70000)
+
+
+async def test_a_chunk_whose_header_is_damaged_where_it_lies_loses_no_message(
+    connector: RabbitMQStreamsConnector, stream: str, rabbitmq: RabbitMQ
+) -> None:
+    await publish_entries(rabbitmq.stream_url, stream, [block([good(0), good(1)])])
+    await connector.publish(stream, [Outgoing(b"{}", "a.b", "2")])
+    async with relayed(rabbitmq.stream_url, Miscounting) as relay:
+        relay.times = 1000
+        async with connected(relay.url) as through:
+            messages = await read_to(through, stream, 2, Start("first"))
+            later = await read_to(through, stream, 2, Start("offset", 1))
+    assert [(message.offset, message.id) for message in messages] == [(0, "0"), (1, "1"), (2, "2")]
+    assert [message.offset for message in later] == [1, 2]
+
+
+async def test_the_end_of_a_stream_is_where_its_last_chunk_ends_whatever_the_header_says(
+    stream: str, rabbitmq: RabbitMQ
+) -> None:
+    await publish_entries(rabbitmq.stream_url, stream, [block([good(0), good(1)])])
+    async with relayed(rabbitmq.stream_url, Miscounting) as relay:
+        relay.times = 1000
+        async with connected(relay.url) as through:
+            assert (await through.bounds(stream)).last == 1
+            assert await through.timestamp_at(stream, 1) is not None
+            assert await through.timestamp_at(stream, 2) is None
+
+
+class Breaking(Damaging):
+    """Hangs up instead of sending what holds the mark, as RabbitMQ does before a chunk that it can't read."""
+
+    async def _copy(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        while data := await source.read(1 << 18):
+            if self.mark in data:
+                return
+            target.write(data)
+            await target.drain()
+
+
+async def test_a_chunk_that_the_broker_itself_can_t_read_is_told_and_what_lies_behind_it_can_be_read(
+    connector: RabbitMQStreamsConnector, stream: str, rabbitmq: RabbitMQ
+) -> None:
+    await publish_entries(rabbitmq.stream_url, stream, [entry(good(0, MARK))])
+    await connector.publish(stream, [Outgoing(b"{}", "a.b", "1")])
+    async with relayed(rabbitmq.stream_url, Breaking) as relay, connected(relay.url) as through:
+        reasons = []
+        for _ in range(5):
+            with pytest.raises(Unavailable) as end:
+                await read_to(through, stream, 1, Start("offset", 0))
+            reasons.append(type(end.value))
+        behind = await read_to(through, stream, 1, Start("offset", 1))
+    assert reasons == [Unavailable] * 4 + [Unreadable]
+    assert [message.id for message in behind] == ["1"]
