@@ -78,6 +78,9 @@ MODELS = {
 HIDDEN = {("resource", "options"), ("stage", "options")}
 """Fields that are no keys of the file: where the handler's or resource's own keys are gathered."""
 
+_ENVIRONMENT = {"COLUMNS": "80", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+"""Of the commands whose output is shown."""
+
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
 
@@ -129,7 +132,15 @@ def methods(place: str) -> str:
 
 def command(name: str) -> str:
     """What ``pipeline NAME --help`` prints."""
-    return _run([*shlex.split(name), "--help"], shown=f"pipeline {name} --help".replace("  ", " "))
+    from typer.testing import CliRunner
+
+    from pipeline.cli.app import build
+
+    shown = f"pipeline {name} --help".replace("  ", " ")  # in this process: it prints, and does nothing
+    helped = CliRunner().invoke(
+        build(), shlex.split(shown)[1:], prog_name="pipeline", env=_ENVIRONMENT, terminal_width=78
+    )
+    return _block(shown, helped.exit_code, helped.output)
 
 
 def output(arguments: str) -> str:
@@ -292,15 +303,20 @@ def _run(arguments: list[str], *, shown: str) -> str:
         ran = subprocess.run(  # noqa: S603 - our own program
             [Path(sys.executable).with_name("pipeline"), *arguments],
             cwd=folder,
-            env={"PATH": os.environ.get("PATH", ""), "COLUMNS": "80", "LC_ALL": "C.UTF-8", "TZ": "UTC"},
+            env={"PATH": os.environ.get("PATH", ""), **_ENVIRONMENT},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
         )
-    if ran.returncode not in (0, 1):
-        raise SystemExit(f"{shown}: exit code {ran.returncode}\n{ran.stdout}")
-    text = "\n".join(line.rstrip() for line in ran.stdout.rstrip().splitlines())
+    return _block(shown, ran.returncode, ran.stdout)
+
+
+def _block(shown: str, code: int, printed: str) -> str:
+    """What a command printed, below it."""
+    if code not in (0, 1):
+        raise SystemExit(f"{shown}: exit code {code}\n{printed}")
+    text = "\n".join(line.rstrip() for line in printed.rstrip().splitlines())
     return f"```console\n$ {shown}\n{text}\n```"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 
@@ -21,9 +20,6 @@ from tests.contract.driver import (
     numbers,
     read_all,
 )
-
-PROMPT = 3.0
-"""Seconds in which a subscription must end."""
 
 
 class LifeContract(ContractBase):
@@ -89,7 +85,7 @@ class LifeContract(ContractBase):
             with pytest.raises(Unavailable):
                 await asyncio.wait_for(waiting, PATIENCE)
 
-    async def test_a_subscription_that_is_closed_ends_at_once_and_leaves_no_task(
+    async def test_a_subscription_that_is_closed_ends_and_leaves_no_task(
         self, connector: Connector, stream: str
     ) -> None:
         await connector.publish(stream, events(1, 10))
@@ -97,13 +93,11 @@ class LifeContract(ContractBase):
         reader = Reader(connector, stream)
         await reader.take(10)
 
-        began = time.monotonic()
-        await reader.batches.aclose()
+        await asyncio.wait_for(reader.batches.aclose(), PATIENCE)
 
-        assert time.monotonic() - began < PROMPT
         await eventually(lambda: asyncio.all_tasks() <= before, "no task of the subscription is left")
 
-    async def test_a_waiting_reader_that_is_cancelled_ends_at_once_and_leaves_no_task(
+    async def test_a_waiting_reader_that_is_cancelled_ends_and_leaves_no_task(
         self, connector: Connector, stream: str
     ) -> None:
         before = asyncio.all_tasks()
@@ -111,13 +105,11 @@ class LifeContract(ContractBase):
         waiting = asyncio.ensure_future(anext(reader.batches))
         await asyncio.sleep(0.1)
 
-        began = time.monotonic()
         waiting.cancel()
         await asyncio.wait({waiting}, timeout=PATIENCE)
-        await reader.batches.aclose()
+        await asyncio.wait_for(reader.batches.aclose(), PATIENCE)
 
         assert waiting.cancelled()
-        assert time.monotonic() - began < PROMPT
         await eventually(lambda: asyncio.all_tasks() <= before, "no task of the subscription is left")
 
     async def test_a_closed_connector_leaves_no_task(self, driver: Driver, stream: str) -> None:

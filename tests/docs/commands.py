@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import typer
@@ -18,9 +19,14 @@ _WORDS = re.compile(r"(?:[\w./-]*/)?pipeline(?: |$)")
 _SEPARATORS = {"|", "&&", ";", ">", "<"}
 
 
+@cache
+def _program() -> Any:
+    return get_command(build())
+
+
 def every_command() -> Iterator[tuple[tuple[str, ...], Any]]:
     """Each command that is built in, and its path: ``("dead-letters", "list")``."""
-    yield from _below((), get_command(build()))
+    yield from _below((), _program())
 
 
 def _below(path: tuple[str, ...], command: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -47,7 +53,7 @@ def mistake_in(arguments: list[str]) -> str:
     Options before the command act as soon as they are parsed (``--install-completion`` writes to the user's home), so
     it is only looked whether they exist.
     """
-    command = get_command(build())
+    command = _program()
     if arguments and arguments[0].startswith("-"):
         known = {option for parameter in command.params for option in parameter.opts} | {"-h", "--help"}
         return "" if arguments[0] in known else f"there is no option {arguments[0]}"

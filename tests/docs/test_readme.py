@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,16 +27,34 @@ def typed(title: str) -> list[str]:
     return [line.removeprefix("$ ") for part in shown for line in part.splitlines() if line.startswith("$ ")]
 
 
+def clone(folder: Path) -> Shell:
+    """A shell in what a clone holds once ``make run`` has installed it."""
+    shutil.copy(ROOT / "pipeline.toml", folder)
+    (folder / ".venv").symlink_to(VENV)
+    return Shell(folder)
+
+
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
-    """A shell in what a clone holds once ``make run`` has installed it."""
-    shutil.copy(ROOT / "pipeline.toml", tmp_path)
-    (tmp_path / ".venv").symlink_to(VENV)
-    return Shell(tmp_path)
+    return clone(tmp_path)
 
 
 @pytest.fixture
 def running(shell: Shell) -> Iterator[Running]:
+    with made_run(shell) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Shell, Running]]:
+    """One that several tests use: those that don't mind what others publish."""
+    shell = clone(tmp_path_factory.mktemp("shared"))
+    with made_run(shell) as running:
+        yield shell, running
+
+
+@contextmanager
+def made_run(shell: Shell) -> Iterator[Running]:
     """``make run``, without the installation that it begins with."""
     recipe = re.search(r"^run:.*\n\t@exec (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert recipe
@@ -74,7 +93,8 @@ def test_try_it(shell: Shell, running: Running) -> None:
     assert row.endswith(" dead")
 
 
-def test_workflows_that_wait_for_people(shell: Shell, running: Running) -> None:
+def test_workflows_that_wait_for_people(shared: tuple[Shell, Running]) -> None:
+    shell, _ = shared
     publish, approvals, grant, executions, show, queues = typed("Workflows that wait for people")
     shell.type(publish)
     until(lambda: "1 approval" in shell.type(approvals), lambda: shell.type(approvals))
@@ -87,14 +107,16 @@ def test_workflows_that_wait_for_people(shell: Shell, running: Running) -> None:
     assert "governance:policy" in shell.type(queues)
 
 
-def test_what_the_runner_prints_next_can_be_typed(shell: Shell, running: Running) -> None:
+def test_what_the_runner_prints_next_can_be_typed(shared: tuple[Shell, Running]) -> None:
+    shell, running = shared
     publish, show = (line.strip() for line in running.output.splitlines() if line.startswith("    "))
     shell.type(publish)
     running.prints("sample-workflow is paused")
     assert "WorkflowExecutionSignaled" in shell.type(show)
 
 
-def test_the_commands_page_shows_what_the_runner_prints(running: Running) -> None:
+def test_the_commands_page_shows_what_the_runner_prints(shared: tuple[Shell, Running]) -> None:
+    _, running = shared
     shown = next(block for block in blocks("text", page=COMMANDS) if "is running" in block.text)
     port = re.compile(r"127\.0\.0\.1:\d+")
     printed = {port.sub("", line) for line in running.output.splitlines()}

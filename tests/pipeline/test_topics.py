@@ -30,7 +30,7 @@ def oracle(pattern: tuple[str, ...], key: tuple[str, ...]) -> bool:
 
 @given(KEYS, KEYS)
 @pytest.mark.slow
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=600, deadline=None)
 def test_matching_follows_the_rules_for_any_pattern_and_key(pattern: str, key: str) -> None:
     assert matches(pattern, key) is oracle(words_of(pattern), words_of(key))
 
@@ -127,6 +127,6 @@ def test_a_pattern_says_why_it_does_not_match(pattern: str, key: str, reason: st
 
 @given(KEYS, KEYS)
 @pytest.mark.slow
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_every_non_match_has_a_reason_and_no_match_has_one(pattern: str, key: str) -> None:
     assert bool(compile_pattern(pattern).explain(key)) is not matches(pattern, key)

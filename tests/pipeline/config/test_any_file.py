@@ -47,7 +47,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @given(st.lists(st.tuples(st.sampled_from(PLACES), st.none() | NODES), min_size=1, max_size=3), st.booleans())
 @pytest.mark.slow
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_file_is_loaded_or_refused_with_a_place(
     file: Path, changes: list[tuple[tuple[Any, ...], Any]], with_plugins: bool
 ) -> None:

@@ -120,7 +120,7 @@ LINE = (
 
 @given(st.lists(LINE, max_size=8).map("\n".join))
 @pytest.mark.slow
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=400, deadline=None)
 def test_any_valid_text_is_scanned_as_the_parser_reads_it(text: str) -> None:
     try:
         parsed = tomllib.loads(text)

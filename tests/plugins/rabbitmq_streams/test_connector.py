@@ -116,8 +116,9 @@ async def test_names_that_rabbitmq_would_drop_in_silence_are_refused(
 
 
 async def test_a_stream_with_nothing_but_a_stored_offset_is_empty(
-    connector: RabbitMQStreamsConnector, stream: str
+    connector: RabbitMQStreamsConnector, stream: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("pipeline_plugins.rabbitmq_streams.connector._PEEK_SECONDS", 0.2)
     await connector.store_offset(stream, "group", 5)
     async with asyncio.timeout(20):
         while await connector.stored_offset(stream, "group") != 5:

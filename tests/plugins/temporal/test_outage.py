@@ -1,10 +1,9 @@
-"""What an outage looks like: always Unavailable, always soon, and over as soon as the server is back."""
+"""What an outage looks like: always Unavailable, never endless, and over as soon as the server is back."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from tests.handlers.eventually import eventually
 from tests.plugins.temporal.support import goes_through, is_silent
 from tests.services import Temporal, start_temporal
 
-BOUND = 10.0  # seconds within which an outage must show
+PATIENCE = 60.0  # seconds after which an outage that does not show never will
 
 
 def start_durable_temporal(folder: Path) -> Temporal:
@@ -49,11 +48,10 @@ async def begin(address: str, workflow_id: str) -> None:
 
 
 async def unavailable(call: Callable[[], Awaitable[None]]) -> Unavailable:
-    """The outage that the call reports, in time."""
-    began = time.monotonic()
-    with pytest.raises(Unavailable) as caught:
-        await call()
-    assert time.monotonic() - began < BOUND
+    """The outage that the call reports."""
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(Unavailable) as caught:
+            await call()
     assert caught.value.dependency == "temporal"
     return caught.value
 
@@ -107,14 +105,22 @@ async def test_a_server_that_is_down_at_first_is_found_once_it_is_up(server: Tem
         await resource.probe()
 
 
-async def test_a_hundred_callers_share_one_failed_connect() -> None:
+async def test_a_hundred_callers_share_one_failed_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    connects = 0
+    connect = Client.connect
+
+    async def counted(*args: Any, **kwargs: Any) -> Client:
+        nonlocal connects
+        connects += 1
+        return await connect(*args, **kwargs)
+
+    monkeypatch.setattr(Client, "connect", counted)
     with a_port_that_never_answers() as address:
         async with connected(address, timeout="500ms") as resource:
-            began = time.monotonic()
             found = await asyncio.gather(
                 *(resource.signal("w", "pause", request_id=str(n)) for n in range(100)), return_exceptions=True
             )
-            assert time.monotonic() - began < 2
+    assert connects == 1
     assert all(isinstance(error, Unavailable) for error in found)
     assert "does not answer within 0.5 s" in str(found[0])
 
