@@ -118,19 +118,12 @@ async def follow(
                     report(_READING)
                     yield batch
             problem = StreamState("down", "the connector ended the read without saying why")
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+        except (asyncio.CancelledError, BrokerRefused, TimeoutError, Unavailable) as error:
+            if _is_the_end(error, starting and not success):
                 raise
-            problem = StreamState("down", "the read was cancelled from within the connector")
-        except (Unavailable, TimeoutError) as error:
             if isinstance(error, Deaf):
                 deaf = min(2 * deaf, _MOST_PATIENT * how.deaf)  # a big chunk on a slow line may take that long
             problem = _trouble(error, how)
-        except BrokerRefused as error:
-            if starting and not success:
-                raise
-            problem = StreamState("refused", str(error))
         finally:
             report.cancel()
         if success:
@@ -141,12 +134,26 @@ async def follow(
         await asyncio.sleep(backoff(failures, how.first_wait, how.longest_wait, how.jitter))
 
 
-def _trouble(error: Unavailable | TimeoutError, how: Following) -> StreamState:
-    if isinstance(error, Unreadable):
-        return StreamState("stuck", error.reason)
-    if isinstance(error, Unavailable):
-        return StreamState("down", str(error))
-    return StreamState("down", f"the broker does not answer within {how.answer:g} s")
+def _is_the_end(error: BaseException, at_the_start: bool) -> bool:
+    """Whether no further read is to be tried: it was cancelled from without, or refused at the start."""
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is None or task.cancelling() > 0
+    return at_the_start and isinstance(error, BrokerRefused)
+
+
+def _trouble(error: BaseException, how: Following) -> StreamState:
+    """What a read that failed tells of the stream."""
+    match error:
+        case BrokerRefused():
+            return StreamState("refused", str(error))
+        case Unreadable():
+            return StreamState("stuck", error.reason)
+        case TimeoutError():
+            return StreamState("down", f"the broker does not answer within {how.answer:g} s")
+        case asyncio.CancelledError():
+            return StreamState("down", "the read was cancelled from within the connector")
+    return StreamState("down", str(error))
 
 
 class _Success:
