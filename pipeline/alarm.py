@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import secrets
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, Final, Protocol
 
 from pipeline.config.alarm import AlarmTable
+from pipeline.errors import PipelineError
 from pipeline.policies.backoff import backoff
 from pipeline.stats import InstanceStats
 from pipeline.webhook import Webhook, WebhookRefused
@@ -22,6 +24,9 @@ from pipeline.webhook import Webhook, WebhookRefused
 __all__ = ["Alarm", "Post"]
 
 _LOOK_SECONDS: Final = 1.0
+_AROUND_SECONDS: Final = 10.0
+_UNSTEADY: Final = 3.0
+"""So many times the hold-off a process may come and go, never well for the hold-off, before that is an episode."""
 _FIRST_WAIT: Final = 1.0
 _LONGEST_WAIT: Final = 60.0
 _KEPT: Final = 20
@@ -45,14 +50,17 @@ class _Message:
 class Alarm:
     """Looks at a process's health from `start` on; its messages go out beside everything else, and delay nothing.
 
-    An episode begins when the process has been unhealthy for the hold-off, and ends when it has been healthy for as
-    long: a state that changes faster than that is told once.
+    An episode begins when the process has been unhealthy for the hold-off, or has come and gone for three times that;
+    it ends when it has been healthy for the hold-off in one piece. Its messages have one `alert` in common, which is
+    kept with the heartbeat: where the process ends before the episode does, another one tells the end.
 
     Args:
         table: Where to, and how.
         pipeline: The pipeline's name.
         stats: What the process did so far.
         post: Posts a message; by default to the table's webhook.
+        left: Takes over the alerts that processes of this kind left open which have stopped, or gave no sign of life
+            for so many seconds: when each began, by its name.
         clock: Rising seconds.
         look: Seconds between two looks.
         first_wait: The wait after a message could not be posted; doubled for each further time.
@@ -65,6 +73,7 @@ class Alarm:
         stats: Callable[[], InstanceStats],
         *,
         post: Post | None = None,
+        left: Callable[[str, float], Awaitable[dict[str, str]]] | None = None,
         clock: Callable[[], float] = monotonic,
         look: float = _LOOK_SECONDS,
         first_wait: float = _FIRST_WAIT,
@@ -76,19 +85,30 @@ class Alarm:
         self._clock = clock
         self._look = look
         self._first_wait = first_wait
-        self._told_at: float | None = None  # the episode's last message; None while there is no episode
-        self._began = ""
-        self._changed = clock()
+        self._left = left
+        self._open: dict[str, str] = {}  # the alerts that were told, and when each began
+        self._told_at = 0.0
+        self._trouble: tuple[float, str] | None = None  # since when it was not well for the hold-off in one piece
+        self._started = self._changed = clock()
         self._was_healthy = True
         self._waiting: deque[_Message] = deque(maxlen=_KEPT)
         self._more = asyncio.Event()
 
     def start(self) -> list[asyncio.Task[None]]:
         """Begin; the tasks go on until they are cancelled."""
-        return [
+        tasks = [
             asyncio.create_task(self._watch(), name="look at the health"),
             asyncio.create_task(self._deliver(), name="tell of the health"),
         ]
+        if self._left is not None:
+            tasks.append(asyncio.create_task(self._look_around(self._left), name="look for open alerts"))
+        return tasks
+
+    @property
+    def alerts(self) -> dict[str, str]:
+        """The alerts of which a receiver does not know the end yet: when each began, by its name."""
+        ends = [message.payload for message in self._waiting if message.payload["status"] == "healthy"]
+        return {end["alert"]: end["unhealthy_since"] for end in ends} | self._open
 
     async def _watch(self) -> None:
         while True:
@@ -100,36 +120,70 @@ class Alarm:
         stats, now = self._stats(), self._clock()
         if stats.is_healthy != self._was_healthy:
             self._was_healthy, self._changed = stats.is_healthy, now
-            if not stats.is_healthy and self._told_at is None:
-                self._began = _iso(datetime.now(UTC))
-        if now - self._changed < self._table.hold_off:
-            return
+        steady = now - self._changed >= self._table.hold_off
         if stats.is_healthy:
-            if self._told_at is not None:
-                self._told_at = None
+            if steady:
+                self._trouble = None
                 self._tell("healthy", stats)
-        elif self._told_at is None or (self._table.repeat and now - self._told_at >= self._table.repeat):
-            self._told_at = now
-            self._tell("unhealthy", stats)
+                self._open = {}
+            return
+        if self._trouble is None:
+            self._trouble = now, _iso(datetime.now(UTC))
+        began, date = self._trouble
+        if self._open:
+            if not self._table.repeat or now - self._told_at < self._table.repeat:
+                return
+        elif steady or now - began >= _UNSTEADY * self._table.hold_off:
+            self._open = {f"alert_{secrets.token_hex(16)}": date}
+        else:
+            return
+        self._told_at = now
+        self._tell("unhealthy", stats)
+
+    async def _look_around(self, left: Callable[[str, float], Awaitable[dict[str, str]]]) -> None:
+        """Take over what others left open.
+
+        Those that were silent since this process started are gone, but not where the database has just come back:
+        they could not give a sign of life either, and have the time until the next look for one.
+        """
+        answered = False
+        while True:
+            await asyncio.sleep(_AROUND_SECONDS)
+            silent = self._clock() - self._started if answered else math.inf
+            try:
+                self._take_over(await left(self._stats().kind, silent))
+                answered = True
+            except PipelineError as error:
+                answered = False
+                _log.debug("no look for open alerts: %s", error)
+
+    def _take_over(self, alerts: dict[str, str]) -> None:
+        if alerts and not self._open:
+            self._told_at = self._clock()
+        self._open |= alerts
 
     def _tell(self, status: str, stats: InstanceStats) -> None:
-        payload = {
+        for alert, began in self._open.items():
+            self._waiting.append(_Message(f"msg_{secrets.token_hex(16)}", self._payload(status, stats, alert, began)))
+            self._more.set()
+
+    def _payload(self, status: str, stats: InstanceStats, alert: str, began: str) -> dict[str, Any]:
+        return {
             "type": f"pipeline.{status}",
+            "alert": alert,
             "pipeline": self._pipeline,
             "kind": stats.kind,
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "status": status,
             "reason": stats.reason,
-            "unhealthy_since": self._began,
+            "unhealthy_since": began,
             "at": _iso(datetime.now(UTC)),
             "sources": {name: {"state": each.state, "reason": each.reason} for name, each in stats.sources.items()},
             "connections": {
                 name: {"state": each.state, "reason": each.reason} for name, each in stats.connections.items()
             },
         }
-        self._waiting.append(_Message(f"msg_{secrets.token_hex(16)}", payload))
-        self._more.set()
 
     async def _deliver(self) -> None:
         """Post what waits, in order, for as long as it takes."""

@@ -203,7 +203,11 @@ class Connector(ABC):
 
     @abstractmethod
     async def bounds(self, stream: str) -> StreamBounds:
-        """What the stream holds. Raises `BrokerRefused` where there is no such stream."""
+        """What the stream holds. Raises `BrokerRefused` where there is no such stream.
+
+        Raises `Unavailable` where it can't be told now: a stream that is said to be empty, though the runner has read
+        from it, is taken for one that was created anew.
+        """
 
     @abstractmethod
     async def timestamp_at(self, stream: str, offset: int) -> int | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from pipeline.alarm import Alarm
 from pipeline.config.models import PipelineTable
 from pipeline.connections import Connections, Probe
 from pipeline.heartbeat import beat
 from pipeline.ledger.database import Database
+from pipeline.ledger.instances import Instances
 from pipeline.loop_watch import LoopWatch
 from pipeline.stats import ConnectionStats, InstanceStats
 
@@ -48,11 +50,14 @@ class Watch:
             probes: What asks each system that it depends on, by the dependency's name.
         """
         self._connections = Connections(probes)
-        tasks = [
-            asyncio.create_task(beat(self._database, self._table.name, stats), name="heartbeat"),
+        name, alarm = self._table.name, None
+        if self._table.on_unhealthy is not None:
+            left = partial(Instances(self._database).inherit, name)
+            alarm = Alarm(self._table.on_unhealthy, name, stats, left=left)
+        alerts = (lambda: alarm.alerts) if alarm is not None else dict
+        return [
+            asyncio.create_task(beat(self._database, name, stats, alerts), name="heartbeat"),
             asyncio.create_task(self._loop.run(), name="watch the loop"),
             *self._connections.start(),
+            *(alarm.start() if alarm is not None else ()),
         ]
-        if self._table.on_unhealthy is not None:
-            tasks += Alarm(self._table.on_unhealthy, self._table.name, stats).start()
-        return tasks

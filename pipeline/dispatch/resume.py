@@ -95,9 +95,12 @@ class Resume:
         self._on_lost(lost)
 
     async def _refuse_to_lag(self, last: int, offset: int, timestamp: int) -> None:
-        """Wait where a stream that is too short holds nothing newer than the progress: a replica that lags behind."""
+        """Wait where a stream that is too short holds nothing newer than the progress: a replica that lags behind.
+
+        The same where that can't be told, as its end has changed since.
+        """
         newest = await self._connector.timestamp_at(self._table.stream, last)
-        if newest is not None and newest <= timestamp:
+        if newest is None or newest <= timestamp:
             raise Unavailable(
                 "broker", f"stream {self._table.stream} ends at {last}, and this group has come to {offset}"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, literal, select
+from sqlalchemy import ColumnElement, delete, func, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import col
 
@@ -15,6 +15,9 @@ from pipeline.ledger.database import Database
 from pipeline.ledger.tables import Instance
 
 __all__ = ["Instances"]
+
+_LEFT = timedelta(hours=12)
+"""As if its last sign of life were so old, a process is remembered that has stopped, for what it left open."""
 
 
 class Instances:
@@ -47,6 +50,30 @@ class Instances:
         """Remove a process's row, as it stops."""
         async with self._db.write() as connection:
             await connection.execute(delete(Instance).where(col(Instance.id) == instance_id))
+
+    async def leave(self, instance_id: str, kind: str, alerts: dict[str, str]) -> None:
+        """Keep of a process that stops only the alerts that it leaves open, for `inherit`."""
+        values = {"stats": {"kind": kind, "alerts": alerts}, "sources": {}, "beat_at": self._now(_LEFT)}
+        async with self._db.write() as connection:
+            await connection.execute(update(Instance).where(col(Instance.id) == instance_id).values(values))
+
+    async def inherit(self, pipeline: str, kind: str, silent: float) -> dict[str, str]:
+        """Take over the open alerts of processes that have stopped, or gave no sign of life for so many seconds.
+
+        Only one process gets each. Returns when each began, by its name.
+        """
+        longest = (_LEFT - timedelta(hours=1)).total_seconds()
+        gone = col(Instance.beat_at) < self._now(timedelta(seconds=min(silent, longest)))
+        seen = await self._db.fetch(Instance, select(Instance).where(col(Instance.pipeline) == pipeline, gone))
+        rows = [row for row in seen if row.stats.get("kind") == kind and row.stats.get("alerts")]
+        if not rows:
+            return {}
+        alerts: dict[str, str] = {}
+        async with self._db.write() as connection:
+            for row in rows:
+                result = await connection.execute(delete(Instance).where(col(Instance.id) == row.id, gone))
+                alerts |= row.stats["alerts"] if result.rowcount else {}
+        return alerts
 
     async def purge(self, older_than: timedelta = timedelta(days=1)) -> int:
         """Remove the rows of processes that gave no sign of life for so long. Returns how many."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from time import monotonic
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from pipeline.connectors import Connector, MessageBatch, Start
 from pipeline.errors import Unavailable
 
 __all__ = ["Deaf", "Ear"]
 
+_NOTHING: Final = -1
 _SURE = 0.1
 """The part of the patience after which a read that seems deaf is looked at again, before that is said."""
 
@@ -30,17 +31,30 @@ class Ear:
         connector: Knows what the stream holds.
         stream: The stream's name.
         start: Where the read began.
-        patience: After so many seconds without a batch the broker is asked.
+        patience: After so many seconds without a batch the broker is asked, and then again and again.
+        limit: After so many seconds without a batch, though there is something, the read is ended.
         answer: Seconds that the broker may take to answer.
+        on_well: Called whenever the broker was asked, and holds nothing that was not delivered.
     """
 
-    def __init__(self, connector: Connector, stream: str, start: Start, patience: float, answer: float) -> None:
+    def __init__(
+        self,
+        connector: Connector,
+        stream: str,
+        start: Start,
+        patience: float,
+        limit: float,
+        answer: float,
+        on_well: Callable[[], None] = lambda: None,
+    ) -> None:
         self._connector = connector
         self._stream = stream
+        self._start = start
         self._patience = patience
+        self._limit = limit
         self._answer = answer
-        first = {"offset": start.value, "first": 0}.get(start.at)
-        self._last = None if first is None else first - 1
+        self._on_well = on_well
+        self._last = {"offset": start.value - 1, "first": -1}.get(start.at)
         self._since = monotonic()
         self._wait: asyncio.Timeout | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -96,25 +110,39 @@ class Ear:
 
     async def _ask(self) -> None:
         """Ask twice, as what the stream holds may be on its way."""
-        since = self._since
-        if await self._missing() is not None:
+        since, missed = self._since, await self._missing()
+        if missed == _NOTHING:
+            self._on_well()
+        elif missed is not None and monotonic() - since >= self._limit:
             again = asyncio.get_running_loop().create_future()
             asyncio.get_running_loop().call_later(self._patience * _SURE, again.cancel)
             await asyncio.wait([again])
             missed = await self._missing()
-            if missed is not None and self._wait is not None and self._since == since:
+            if missed not in (None, _NOTHING) and self._wait is not None and self._since == since:
                 self._missed = missed
                 self._wait.reschedule(asyncio.get_running_loop().time())
                 return
         self._look_in(self._patience)
 
     async def _missing(self) -> int | None:
-        """The last offset of the stream where it was not delivered; None where it was, or can't be told."""
-        if self._last is None:
-            return None
+        """The last offset of the stream where it was not delivered; None where that can't be told."""
         try:
             async with asyncio.timeout(self._answer):
-                bounds = await self._connector.bounds(self._stream)
+                last = (await self._connector.bounds(self._stream)).last
+                if last is None:
+                    return _NOTHING
+                if self._last is None:
+                    return await self._missing_of_first(last)
         except Exception:  # noqa: BLE001 - whatever it is, the read notices it by itself, and this must go on
             return None
-        return bounds.last if bounds.last is not None and bounds.last > self._last else None
+        return last if last > self._last else _NOTHING
+
+    async def _missing_of_first(self, last: int) -> int | None:
+        """The same for a read that delivered nothing yet, and did not say at which offset it begins."""
+        if self._start.at == "next":
+            self._last = last  # it stands by now: all that comes behind this is to be delivered
+            return _NOTHING
+        newest = await self._connector.timestamp_at(self._stream, last)  # `last` has the value 0: it is to come at once
+        if newest is None:
+            return None
+        return last if newest >= self._start.value else _NOTHING

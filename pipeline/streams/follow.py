@@ -29,7 +29,8 @@ class StreamState:
 
     Attributes:
         status: `connecting` at first; `reading`, also while there is nothing to read; `down` where the broker can't be
-            reached; `refused` where it says no, as it does for a deleted stream; `stuck` where what comes next can't
+            reached, or delivers nothing of what the stream holds, which stands until a batch comes or nothing is
+            missing; `refused` where it says no, as it does for a deleted stream; `stuck` where what comes next can't
             be read, which stands until a read delivers something, or lasts.
         reason: Why it is down, refused or stuck, for people.
     """
@@ -53,7 +54,8 @@ class Following:
         longest_wait: The longest wait.
         jitter: The part of each wait that is random, 0 to 1.
         settled: A read that lasted this long, or delivered a batch, was a success: the next failure is a first one.
-        deaf: After this long without a batch the broker is asked whether there is more than was delivered.
+        deaf: After this long without a batch the broker is asked whether there is more than was delivered. Where there
+            is, the read is made anew; each time in vain it gets twice as long for that, and is down meanwhile.
         answer: How long the broker may take to answer a question.
     """
 
@@ -98,7 +100,7 @@ async def follow(
     """
     report = _Reporter(stream, on_state)
     failures = 0
-    deaf = how.deaf
+    hearing = _Hearing(report, how.deaf)
     starting = refuse_at_start
     while True:
         success = _Success(how.settled)
@@ -108,22 +110,22 @@ async def follow(
                 await connector.bounds(stream)  # a read of a missing stream would say so later, or never
             begin = await start()
             batches = connector.read(stream, begin, name=name, max_batch=max_batch)
-            report.reads(how.settled)
+            if hearing.state is _READING:
+                report.reads(how.settled)
+            else:
+                report(hearing.state)
             success.began()
-            ear = Ear(connector, stream, begin, deaf, how.answer)
+            ear = Ear(connector, stream, begin, how.deaf, hearing.limit, how.answer, hearing.well)
             async with contextlib.aclosing(_closable(batches)) as reading, ear:
                 while (batch := await ear.next(reading)) is not None:
                     success.delivered = True
-                    deaf = how.deaf
-                    report(_READING)
+                    hearing.well()
                     yield batch
             problem = StreamState("down", "the connector ended the read without saying why")
         except (asyncio.CancelledError, BrokerRefused, TimeoutError, Unavailable) as error:
             if _is_the_end(error, starting and not success):
                 raise
-            if isinstance(error, Deaf):
-                deaf = min(2 * deaf, _MOST_PATIENT * how.deaf)  # a big chunk on a slow line may take that long
-            problem = _trouble(error, how)
+            problem = hearing.deaf(error) if isinstance(error, Deaf) else _trouble(error, how)
         finally:
             report.cancel()
         if success:
@@ -169,6 +171,31 @@ class _Success:
 
     def __bool__(self) -> bool:
         return self.delivered or (self._since is not None and monotonic() - self._since >= self._settled)
+
+
+class _Hearing:
+    """Whether reads deliver what there is: one that was deaf is made anew, which proves nothing yet.
+
+    Attributes:
+        state: How a read that stands is to be reported.
+        limit: Seconds that it may be deaf before it is ended.
+    """
+
+    def __init__(self, report: _Reporter, limit: float) -> None:
+        self.state = _READING
+        self.limit = self._first = limit
+        self._report = report
+
+    def well(self) -> None:
+        """It delivered something, or there was nothing to deliver."""
+        self.state, self.limit = _READING, self._first
+        self._report(_READING)
+
+    def deaf(self, error: Deaf) -> StreamState:
+        """It was deaf, and is ended."""
+        self.state = StreamState("down", str(error))
+        self.limit = min(2 * self.limit, _MOST_PATIENT * self._first)  # a big chunk on a slow line may take that long
+        return self.state
 
 
 class _Reporter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from pydantic import ValidationError
 from pipeline.alarm import Alarm
 from pipeline.config.alarm import AlarmTable
 from pipeline.config.models import PipelineTable
+from pipeline.errors import Unavailable
 from pipeline.stats import ConnectionStats, InstanceStats, SourceStats
 from pipeline.webhook import Webhook, WebhookRefused
 from tests.pipeline.dispatch.harness import eventually
@@ -104,6 +106,75 @@ async def test_what_changes_faster_than_the_hold_off_is_one_episode() -> None:
         patient.is_now("running", after=5)
         patient.is_now("running", after=30)
         await eventually(lambda: patient.told == ["unhealthy", "healthy"])
+
+
+async def test_what_comes_and_goes_is_told_once_and_so_is_its_end() -> None:
+    async with watched(Patient(hold_off=30)) as patient:
+        for _ in range(120):  # an hour, of which it is well for 5 s in each 30 s
+            patient.is_now("paused")
+            patient.is_now("running", after=25)
+            patient.is_now("running", after=4)
+            patient.now += 1
+        await eventually(lambda: patient.told == ["unhealthy"])
+        patient.is_now("running", after=29)
+        await eventually(lambda: patient.told == ["unhealthy", "healthy"])
+    assert patient.posted[0]["reason"] == "source s is paused: temporal is unavailable"
+    assert patient.posted[0]["unhealthy_since"] == patient.posted[1]["unhealthy_since"]
+
+
+async def test_a_moment_now_and_then_is_no_episode() -> None:
+    async with watched(Patient(hold_off=30)) as patient:
+        for _ in range(100):
+            patient.is_now("paused")
+            patient.is_now("running", after=1)
+            patient.is_now("paused", after=29)
+            assert not patient.alarm.alerts
+            patient.is_now("running", after=1)
+            patient.is_now("running", after=30)
+
+
+async def test_the_messages_of_an_episode_name_the_same_alert_and_those_of_two_do_not() -> None:
+    async with watched(Patient(hold_off=0, repeat=10)) as patient:
+        for _ in range(2):
+            patient.is_now("paused", after=1)
+            patient.is_now("paused", after=10)
+            patient.is_now("running", after=1)
+        await eventually(lambda: patient.told == ["unhealthy", "unhealthy", "healthy"] * 2)
+    alerts = [payload["alert"] for payload in patient.posted]
+    assert (len({*alerts[:3]}), len({*alerts})) == (1, 2)
+
+
+async def test_what_was_taken_over_is_not_told_again_and_ends_when_this_process_is_well() -> None:
+    async with watched(Patient(hold_off=30)) as patient:
+        patient.is_now("paused")
+        patient.alarm._take_over({"alert_1": "2026-01-31T12:00:00Z"})
+        patient.is_now("paused", after=500)
+        patient.is_now("running", after=1)
+        patient.is_now("running", after=29)
+        assert not patient.ids
+        patient.is_now("running", after=1)
+        await eventually(lambda: patient.told == ["healthy"])
+    assert (patient.posted[0]["alert"], patient.posted[0]["unhealthy_since"]) == ("alert_1", "2026-01-31T12:00:00Z")
+
+
+async def test_a_database_that_was_away_leaves_the_others_time_to_give_a_sign_of_life(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.alarm._AROUND_SECONDS", 0.001)
+    patient = Patient()
+    asked: list[float] = []
+
+    async def left(kind: str, silent: float) -> dict[str, str]:
+        asked.append(silent)
+        if len(asked) == 3:
+            raise Unavailable("database", "no route")
+        return {}
+
+    patient.alarm._left = left
+    patient.now += 7
+    async with watched(patient):
+        await eventually(lambda: len(asked) >= 5)
+    assert asked[:5] == [math.inf, 7, 7, math.inf, 7]
 
 
 async def test_it_is_repeated_only_where_that_is_asked_for() -> None:

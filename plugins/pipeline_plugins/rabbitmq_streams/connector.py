@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline_plugins.rabbitmq_streams.chunks import Chunk
     from pipeline_plugins.rabbitmq_streams.link import Link
     from pipeline_plugins.rabbitmq_streams.publisher import Publisher
+    from pipeline_plugins.rabbitmq_streams.reader import Subscription
 
 __all__ = ["RabbitMQStreamsConnector"]
 
@@ -105,13 +106,22 @@ class RabbitMQStreamsConnector(Connector):
             raise explain(PRECONDITION_FAILED, self.address, stream)
 
     async def bounds(self, stream: str) -> StreamBounds:
-        """What the stream holds; `first` may be a place where a stored offset lies."""
+        """What the stream holds; `first` may be a place where a stored offset lies.
+
+        Raises `Unavailable` too where what it holds can't be told yet: nothing comes of what lies there, as in the
+        first moments of a new leader, or the node has copied nothing yet.
+        """
         stats = await (await self._control()).stats(_name("the stream", stream))
+        if stats.get("first_chunk_id", -1) < 0:
+            stats = await self._leaders_stats(stream)
         first = stats.get("first_chunk_id", -1)
         last = await self._peek(stream, Start("last")) if first >= 0 else None
         if last is not None:
             last.count()  # a wrong header would have the stream end elsewhere
-        return StreamBounds(first, last.end - 1) if last is not None else StreamBounds(None, None)
+            return StreamBounds(first, last.end - 1)
+        if first >= 0:
+            _check_committed(stream, stats)
+        return StreamBounds(None, None)
 
     async def timestamp_at(self, stream: str, offset: int) -> int | None:
         """When the chunk that holds this offset was written; None where the stream holds no message there."""
@@ -197,35 +207,70 @@ class RabbitMQStreamsConnector(Connector):
         found = await link.request(schema.Metadata, streams=[_name("the stream", stream)])
         return bool(found.metadata[0].response_code == OK)
 
+    async def _leaders_stats(self, stream: str) -> dict[str, int]:
+        """What the stream's leader tells: a replica that has just been added is empty, whatever the stream holds."""
+        from pipeline_plugins.rabbitmq_streams.cluster import link_for_publishing
+
+        link = await link_for_publishing(self.address, "pipeline bounds", stream)
+        try:
+            return await link.stats(stream)
+        finally:
+            await link.close()
+
     async def _peek(self, stream: str, start: Start) -> Chunk | None:
         """The one chunk that reading from there would begin with; None where there is none for two seconds.
 
         After that the broker is asked something else on the same connection: it answers behind what it had to send,
-        so that a slow chunk is not taken for none.
+        so that a slow chunk is not taken for none. Raises `Unavailable` where the answer says that chunks wait.
         """
-        from pipeline_plugins.rabbitmq_streams.cluster import subscribe
+        from pipeline_plugins.rabbitmq_streams.cluster import subscribe, why_it_moved
 
         subscription = await subscribe(
             self.address, "pipeline bounds", _name("the stream", stream), start, self._damage
         )
         try:
-            async with asyncio.timeout(_PEEK_SECONDS):
-                return await subscription.chunk()
-        except TimeoutError:
-            with suppress(Unavailable):  # why the link is dead is told next, where no chunk has come
-                await subscription.link.stats(stream)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_AT_HAND_SECONDS):
-                    return await subscription.chunk()
-            return None
+            chunk = await _first_chunk(subscription)
+            if subscription.moved and chunk is None:
+                raise await why_it_moved(subscription.link, stream)
+            return chunk
         finally:
             await subscription.link.close()
+
+
+async def _first_chunk(subscription: Subscription) -> Chunk | None:
+    try:
+        async with asyncio.timeout(_PEEK_SECONDS):
+            return await subscription.chunk()
+    except TimeoutError:
+        stats: Mapping[str, int] = {}
+        with suppress(Unavailable):  # why the link is dead is told next, where no chunk has come
+            stats = await subscription.link.stats(subscription.stream)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_AT_HAND_SECONDS):
+                return await subscription.chunk()
+        _check_committed(subscription.stream, stats)
+        return None
 
 
 def _name(what: str, name: str) -> str:
     from pipeline_plugins.rabbitmq_streams.frames import checked_name
 
     return checked_name(what, name)
+
+
+def _check_committed(stream: str, stats: Mapping[str, int]) -> None:
+    """Raise `Unavailable` where a stream that isn't empty holds what may not be read yet.
+
+    Readers get what a majority of the replicas has. A new leader begins with nothing of which it knows that
+    (`osiris_writer:handle_continue`), and so does a replica, however much lies there.
+    """
+    first = stats.get("first_chunk_id", -1)
+    if first < 0 or stats.get("committed_chunk_id", -1) < stats.get("last_chunk_id", first):
+        raise Unavailable(
+            "broker",
+            f"the stream {stream} holds messages that can't be read yet: its leader or replica is new, and has not "
+            "heard from the others",
+        )
 
 
 def _needs_rstream() -> None:

@@ -115,6 +115,22 @@ async def test_a_replica_that_lags_behind_is_waited_for_and_not_taken_for_a_new_
         assert pipe.lease.incarnation == 0
 
 
+async def test_a_stream_whose_end_moves_back_while_it_is_looked_at_is_not_taken_for_a_new_one(tmp_path: Path) -> None:
+    class Flipping(MemoryConnector):
+        async def timestamp_at(self, stream: str, offset: int) -> int | None:
+            return None  # as a node tells that is further behind than the one asked before
+
+    connector = await stream(8)
+    async with bench(tmp_path, [stage("x", nothing)]) as pipe:
+        await pipe.feed(*(message(offset, {"k": offset}) for offset in range(10)))
+        await pipe.settle(10)
+        flipping = Flipping("memory://resume", connector.store)
+        await flipping.connect()
+        with pytest.raises(Unavailable, match="ends at 7"):
+            await resume_of(pipe, flipping).start()
+        assert pipe.lease.incarnation == 0
+
+
 async def test_a_shorter_stream_with_newer_messages_is_a_new_one(tmp_path: Path) -> None:
     connector = await stream(10)
     async with bench(tmp_path, [stage("x", nothing)]) as pipe:

@@ -36,9 +36,6 @@ class Moody(MemoryConnector):
     def __init__(self, url: str, store: MemoryStore) -> None:
         super().__init__(url, store)
         self.calls: list[int] = []  # the bytes of each
-
-    def __init__(self, url: str, store: MemoryStore) -> None:
-        super().__init__(url, store)
         self.hung = asyncio.Event()
 
     async def publish(self, stream: str, messages: Sequence[Outgoing]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 
 from sqlalchemy import update
@@ -75,3 +76,24 @@ async def test_a_stopped_one_is_removed(db: Database) -> None:
     await instances.remove("i1")
 
     assert await instances.alive() == []
+
+
+async def test_an_open_alert_is_inherited_once_and_only_from_one_that_is_gone(db: Database) -> None:
+    instances = Instances(db)
+    told = {"alert_1": "2026-01-31T12:00:00Z"}
+    await instances.beat(instance(1, stats={"kind": "runner", "alerts": told}))
+    assert await instances.inherit("p", "runner", 60.0) == {}
+    assert await instances.inherit("p", "worker", 0.0) == {}
+    await all_beat_at(db, timedelta(seconds=61))
+    assert await instances.inherit("other", "runner", 60.0) == {}
+    assert await instances.inherit("p", "runner", 60.0) == told
+    assert await instances.inherit("p", "runner", 60.0) == {}
+
+
+async def test_one_that_stopped_leaves_its_open_alerts_to_anyone_and_is_seen_no_more(db: Database) -> None:
+    instances = Instances(db)
+    await instances.beat(instance(1))
+    await instances.leave("i1", "runner", {"alert_1": "2026-01-31T12:00:00Z"})
+    assert await instances.alive(3600) == []
+    assert await instances.purge() == 0
+    assert await instances.inherit("p", "runner", math.inf) == {"alert_1": "2026-01-31T12:00:00Z"}

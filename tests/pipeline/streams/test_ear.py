@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from pipeline.connectors import MessageBatch, Start, StreamBounds
 from pipeline.streams.follow import follow
 from pipeline_plugins.memory import MemoryConnector, MemoryStore
+from tests.pipeline.dispatch.harness import eventually
 from tests.pipeline.streams.follower import QUICK, Follower, publish
 
 KEEN = replace(QUICK, deaf=0.02)
@@ -38,6 +40,19 @@ class Listened(MemoryConnector):
         return await super().bounds(stream)
 
 
+class Silent(Listened):
+    """Its first `silent` reads deliver nothing."""
+
+    silent = 1
+
+    async def read(self, stream: str, start: Start, **named: Any) -> AsyncIterator[MessageBatch]:
+        self.reads += 1
+        if self.reads <= self.silent:
+            await asyncio.Event().wait()
+        async for batch in MemoryConnector.read(self, stream, start, **named):
+            yield batch
+
+
 @pytest.fixture
 def connector(store: MemoryStore) -> Listened:
     return Listened("memory://follow", store)
@@ -59,18 +74,86 @@ async def test_a_deaf_read_is_made_anew_and_that_is_said(
 
 
 async def test_a_read_that_is_deaf_from_the_start_is_noticed(store: MemoryStore) -> None:
-    class Silent(Listened):
-        async def read(self, stream: str, start: Start, **named: Any) -> AsyncIterator[MessageBatch]:
-            if not self.reads:
-                self.reads += 1
-                await asyncio.Event().wait()
-            async for batch in super().read(stream, start, **named):
-                yield batch
-
     publish(store, 1)
     follower = Follower(Silent("memory://x", store), how=KEEN)
     await follower.until(numbers=[1])
     await follower.end()
+
+
+async def test_a_read_that_stays_deaf_stays_down_until_something_comes(store: MemoryStore) -> None:
+    connector = Silent("memory://x", store)
+    connector.silent = 3
+    publish(store, 1)
+    follower = Follower(connector, how=KEEN)
+    await follower.until(numbers=[1])
+    await follower.end()
+    assert connector.reads == 4
+    told = [state.partition(":")[0] for state in follower.states]
+    assert (told[0], {*told[1:-1]}, told[-1]) == ("reading", {"down"}, "reading")
+
+
+async def test_a_read_that_stays_deaf_is_made_anew_ever_less_often(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[float] = []
+
+    class Timed(Silent):
+        silent = 100
+
+        async def read(self, stream: str, start: Start, **named: Any) -> AsyncIterator[MessageBatch]:
+            began.append(asyncio.get_running_loop().time())
+            async for batch in super().read(stream, start, **named):
+                yield batch
+
+    publish(store, 1)
+    follower = Follower(Timed("memory://x", store), how=KEEN)
+    await eventually(lambda: len(began) == 4)
+    await follower.end()
+    lasted = [later - sooner for sooner, later in pairwise(began)]
+    assert all(seconds > times * KEEN.deaf for seconds, times in zip(lasted, (1, 2, 4), strict=True)), lasted
+
+
+async def test_a_read_of_which_nothing_is_missing_any_more_is_well_again(store: MemoryStore) -> None:
+    connector = Silent("memory://x", store)
+    connector.silent = 2
+    publish(store, 1)
+    follower = Follower(connector, how=KEEN)
+    await follower.until(state="down")
+    follower.position = 1  # as after a replay, or where another reader was lent the work
+    await follower.until(state="reading")
+    await follower.end()
+    assert follower.numbers == []
+
+
+@pytest.mark.parametrize("at", ["first", "last", "time", "next"])
+async def test_a_read_that_did_not_begin_at_an_offset_is_listened_to_before_its_first_batch(
+    store: MemoryStore, at: Any
+) -> None:
+    class Beginning(Follower):
+        async def start(self) -> Start:
+            return Start(at)
+
+    publish(store, 1)
+    connector = Silent("memory://x", store)
+    follower = Beginning(connector, how=KEEN)
+    await eventually(lambda: connector.asked > 1)  # what comes now is to be delivered, wherever it began
+    publish(store, 2)
+    await follower.until(state="down")
+    await follower.end()
+
+
+@pytest.mark.parametrize("start", [Start("time", 2**62), Start("next")])
+async def test_what_lies_before_the_start_is_not_missed(store: MemoryStore, start: Start) -> None:
+    class Beginning(Follower):
+        async def start(self) -> Start:
+            return start
+
+    publish(store, 1)
+    connector = Listened("memory://x", store)
+    follower = Beginning(connector, how=KEEN)
+    await eventually(lambda: connector.asked > 3)
+    await follower.end()
+    assert follower.states == ["reading"]
 
 
 async def test_an_idle_stream_is_not_taken_for_a_deaf_read(store: MemoryStore, connector: Listened) -> None:
