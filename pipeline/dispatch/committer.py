@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
+from operator import attrgetter
 
 from pipeline.dispatch.flight import Flight
 from pipeline.dispatch.overtaken import Overtaken
@@ -25,6 +27,7 @@ _BYTES_AT_ONCE = 8 * 2**20
 """About how many bytes one commit writes at most; one message is always written."""
 _PAUSE = 0.02
 """Seconds from one commit's end to the next one's begin at least, so that under load many messages share one."""
+_outcome = attrgetter("outcome")
 _log = logging.getLogger("pipeline.committer")
 
 
@@ -72,8 +75,9 @@ class Committer:
 
     def add(self, flight: Flight) -> None:
         """Take a finished flight."""
+        if not self._finished:  # else it is awake
+            self._wake.set()
         self._finished.append(flight)
-        self._wake.set()
 
     def note_progress(self) -> None:
         """Commit where the source stands, also where nothing has finished."""
@@ -121,18 +125,12 @@ class Committer:
         return _AT_ONCE
 
     async def _commit(self, flights: list[Flight]) -> None:
-        counts: dict[Outcome, int] = {}
-        units = []
-        for flight in flights:
-            outcome = flight.outcome
-            counts[outcome] = counts.get(outcome, 0) + 1
-            unit = flight.unit()
-            if unit is not None:
-                units.append(unit)
+        counts: Counter[Outcome] = Counter(map(_outcome, flights))
+        units = [unit for flight in flights if (unit := flight.unit()) is not None]
         commit = Commit(self._window.progress(flights), counts, units, self._overtaken.by(flights))
         for unwritable in await self._write(commit):
             counts[unwritable.unit.outcome] -= 1
-            counts[Outcome.DEAD] = counts.get(Outcome.DEAD, 0) + 1
+            counts[Outcome.DEAD] += 1
             self._stats.failed_with(f"{unwritable.dead.kind}: {unwritable.dead.reason}")
             _log.error("message at offset %d is dead: %s", unwritable.unit.message.offset, unwritable.dead.reason)
         for outcome, count in counts.items():

@@ -10,7 +10,7 @@ import orjson
 
 from pipeline.config.limits import Limits, size_text
 from pipeline.connectors import Message
-from pipeline.dispatch.strict_json import has_huge_number, nesting, repeats_a_key
+from pipeline.dispatch.strict_json import has_huge_number, nests_deeper, repeats_a_key
 from pipeline.events import Event
 from pipeline.ledger.lease import Lease
 from pipeline.topics import MAX_BYTES
@@ -53,6 +53,7 @@ class Decoder:
         self._nesting = limits.nesting
         self._unique = limits.duplicate_keys == "reject"
         self._exact = limits.huge_numbers == "reject"
+        self._strict = self._unique or self._exact
 
     def decode(self, message: Message) -> Event[Any]:
         """The message's event.
@@ -91,7 +92,7 @@ class Decoder:
         )
 
     def _data(self, body: bytes, content_type: str | None) -> dict[str, Any]:
-        if nesting(body, self._nesting) > self._nesting:
+        if nests_deeper(body, self._nesting):
             raise Undecodable(f"the body nests deeper than limits.nesting ({self._nesting})", "too_deep")
         try:
             data = orjson.loads(body)
@@ -100,11 +101,16 @@ class Decoder:
             raise Undecodable(f"the body is not valid JSON: {error}{said}") from None
         if type(data) is not dict:
             raise Undecodable(f"the body is a JSON {_json_type(data)}, and must be an object")
-        if self._unique and repeats_a_key(body, data):
+        if self._strict and (anew := orjson.dumps(data)) != body:
+            self._check_ambiguous(body, anew)
+        return data
+
+    def _check_ambiguous(self, body: bytes, anew: bytes) -> None:
+        """Look closer at a body that is not the one that `orjson` makes of its data: one of another writer's style."""
+        if self._unique and repeats_a_key(body, anew):
             raise Undecodable("an object in the body has a key twice (limits.duplicate_keys)", "duplicate_keys")
         if self._exact and has_huge_number(body):
             raise Undecodable("a whole number in the body has more than 64 bits (limits.huge_numbers)", "huge_number")
-        return data
 
     def _check_headers(self, message: Message) -> None:
         limits, headers = self._limits, message.headers

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from time import monotonic
 
-from pipeline.dispatch.flight import SEVERITY, Flight
+from pipeline.dispatch.flight import DEAD, FILTERED, HANDLED, SEVERITY, Flight
 from pipeline.dispatch.jobs_left import JobsLeft
 from pipeline.dispatch.lanes import Lanes, StageEntry
 from pipeline.dispatch.overtaken import Overtaken
@@ -58,6 +58,7 @@ class Passage:
         self._journal = journal
         self._finish = finish
         self._beginning: deque[Flight] = deque()
+        self._is_beginning = False
         self._left: Left | None = None
         self._skipped: dict[Flight, str] = {}  # reasons, until the routes end; for the journal
 
@@ -69,12 +70,14 @@ class Passage:
         """Let a flight join its lanes, at least one, and begin where it is at the head of the first."""
         flight.lanes = lanes
         event = flight.event
-        keys = [lane.key_of(event) if lane.key_of is not None else None for lane in lanes]
+        keys: list[str | None] = []
         flight.keys = keys
         may_run = True
-        for index, key in enumerate(keys):
-            if key is not None and not lanes[index].join(flight, key) and index == 0:
+        for lane in lanes:
+            key = lane.key_of(event) if lane.key_of is not None else None
+            if key is not None and not lane.join(flight, key) and not keys:
                 may_run = False
+            keys.append(key)
         if may_run:
             self.begin(flight)
 
@@ -91,12 +94,14 @@ class Passage:
         """Let the flight begin its route, and then those that this sets free: a loop, as a lane may be long."""
         if self._left is not None and self._left.takes(flight):
             return
-        self._beginning.append(flight)
-        if len(self._beginning) > 1:
+        if self._is_beginning:
+            self._beginning.append(flight)
             return
+        self._is_beginning = True
+        self._enter(flight)
         while self._beginning:
-            self._enter(self._beginning[0])
-            self._beginning.popleft()
+            self._enter(self._beginning.popleft())
+        self._is_beginning = False
 
     def _enter(self, flight: Flight) -> None:
         """Begin the route that the flight has come to; it is at the head of its lane there."""
@@ -105,17 +110,17 @@ class Passage:
         flight.route_error = None
         again = flight.again
         if again is not None and not again.may_enter(lanes, self._overtaken):
-            flight.route_outcome = Outcome.FILTERED
+            flight.route_outcome = FILTERED
             self._leave(flight, again.refusal)
             return
-        flight.route_outcome = Outcome.HANDLED
+        flight.route_outcome = HANDLED
         if again is not None and again.enter(flight):
             self._go_on(flight)
             return
         if lanes.when is not None:
             holds, reason = lanes.when.holds(flight.event.variables())
             if not holds:
-                flight.route_outcome = Outcome.FILTERED
+                flight.route_outcome = FILTERED
                 self._leave(flight, reason or "the route's condition does not hold")
                 return
         flight.chain = lanes.stages
@@ -137,7 +142,7 @@ class Passage:
                 return
             closing = flight.lanes[flight.at].closing
             if flight.closing or not closing or (flight.again is not None and flight.again.only):
-                self._leave(flight, str(flight.route_error or ""))
+                self._leave(flight, str(flight.route_error) if flight.route_error is not None else "")
                 return
             flight.closing = True
             flight.chain = closing
@@ -162,7 +167,7 @@ class Passage:
             self.stage_done(flight)
             return
         flight.begun = True
-        flight.route_outcome = Outcome.FILTERED
+        flight.route_outcome = FILTERED
         flight.route_error = error
         if self._journal and error is None:
             self._skipped[flight] = reason
@@ -172,7 +177,7 @@ class Passage:
     def stage_dead(self, flight: Flight, dead: Dead, error: BaseException) -> None:
         """A stage failed for good: the rest of its stages is passed by, ``finally`` is not."""
         closing, outcome = flight.closing, flight.route_outcome
-        if closing and outcome is Outcome.DEAD and flight.dead:
+        if closing and outcome is DEAD and flight.dead:
             _add_to(flight.dead[-1], dead)  # a route has one dead letter
         else:
             dead.key = flight.keys[flight.at]
@@ -181,11 +186,11 @@ class Passage:
             if closing:
                 why = told_error(flight.route_error)
                 dead.closing = {"outcome": outcome.value, "error": why, "stages": [dead.stage]}
-                if outcome is Outcome.HANDLED:  # its stages had their effect; only what reports of it failed
+                if outcome is HANDLED:  # its stages had their effect; only what reports of it failed
                     self._overtaken.handled(flight)
             flight.die(dead)
         flight.begun = True
-        flight.route_outcome = Outcome.DEAD
+        flight.route_outcome = DEAD
         self._stats.failed_with(f"{dead.stage}: {dead.reason}")
         if closing:
             flight.step += 1
@@ -206,9 +211,9 @@ class Passage:
         if self.on_route is not None:
             self.on_route(lanes.name, outcome)
         if key is not None:
-            if outcome is Outcome.DEAD:
+            if outcome is DEAD:
                 self._overtaken.died(flight)
-            elif outcome is Outcome.HANDLED and self._overtaken.waiting:
+            elif outcome is HANDLED and self._overtaken.waiting:
                 self._overtaken.handled(flight)
         at += 1
         if at == len(flight.lanes):

@@ -132,10 +132,11 @@ class Source:
         if window.last < 0:
             window.begin(batch[0].offset)
             self.committer.note_progress()
+        may_be_done = window.may_be_done
         for message in batch:
             if message.offset <= window.last:
                 continue
-            if window.is_done(message.offset):
+            if may_be_done and window.is_done(message.offset):
                 window.admit_done(message.offset, message.timestamp)
                 continue
             remember = None
@@ -158,7 +159,9 @@ class Source:
             return
         flight = Flight(message, event, remember)
         self.window.admit(flight)
-        lanes = self._route(event.routing_key)
+        lanes = self._lanes_by_key.get(event.routing_key)
+        if lanes is None:
+            lanes = self._route(event.routing_key)
         if not lanes:
             self.passage.note(flight, "unrouted")
             self._finish(flight)

@@ -186,7 +186,7 @@ class StageQueue:
             flight = ready.popleft()
             event = flight.event
             context = Context(
-                name, flight.route_name, group, event.id, flight.attempt,
+                name, flight.lanes[flight.at].name, group, event.id, flight.attempt,
                 flight.route_outcome if flight.closing else None, flight.route_error,
             )  # fmt: skip
             try:

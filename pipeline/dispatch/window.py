@@ -93,6 +93,11 @@ class Window:
             reasons["max_ahead"] = f"{self._ahead} messages are finished beyond one that is not"
         return reasons
 
+    @property
+    def may_be_done(self) -> bool:
+        """Whether an earlier run finished any message that is still to come."""
+        return bool(self._done)
+
     def is_done(self, offset: int) -> bool:
         """Whether an earlier run finished this message, beyond its prefix."""
         if not self._done:
@@ -132,16 +137,13 @@ class Window:
 
     # Progress
 
-    def progress(self, flights: Iterable[Flight] = ()) -> Progress:
+    def progress(self, flights: Collection[Flight] = ()) -> Progress:
         """Where the source stands once these flights, which are done, are committed, beside those before them."""
         for flight in flights:
             flight.finished = True
-        items = self._items
-        while items and (type(item := items[0]) is _Closed or item.finished):  # type: ignore[union-attr]
-            self._pass(items.popleft())
-        if items and self._ahead_changed():
+        if self._pass_finished() < len(flights):  # the others lie beyond one that is not finished
             self._compact()
-        ranges = [(item.first, item.last) for item in self._items if type(item) is _Closed]
+        ranges = [(item.first, item.last) for item in self._items if type(item) is _Closed] if self._ahead else []
         return Progress(self._prefix, self._timestamp, (*ranges, *self._done_to_come()))
 
     def committed(self, flights: Collection[Flight]) -> None:
@@ -174,16 +176,21 @@ class Window:
             self._done, self._starts = (), []
         return [(max(first, self.last + 1), last) for first, last in self._done if last > self.last]
 
-    def _pass(self, item: Flight | _Closed) -> None:
-        if type(item) is _Closed:
-            self._prefix, self._timestamp = item.last, item.timestamp
-            self._ahead -= item.messages
-        else:
-            message = item.message  # type: ignore[union-attr]
+    def _pass_finished(self) -> int:
+        """Move the prefix to the first that is not finished; how many flights it has passed."""
+        items, passed, flights = self._items, None, 0
+        while items and (type(item := items[0]) is _Closed or item.finished):  # type: ignore[union-attr]
+            passed = items.popleft()
+            if type(passed) is _Closed:
+                self._ahead -= passed.messages
+            else:
+                flights += 1
+        if type(passed) is _Closed:
+            self._prefix, self._timestamp = passed.last, passed.timestamp
+        elif passed is not None:
+            message = passed.message  # type: ignore[union-attr]
             self._prefix, self._timestamp = message.offset, message.timestamp
-
-    def _ahead_changed(self) -> bool:
-        return any(type(item) is Flight and item.finished for item in self._items)
+        return flights
 
     def _compact(self) -> None:
         """Turn each run of finished messages into one range."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from pipeline.cli import main
 from pipeline.dispatch.flight import Flight
@@ -12,7 +12,7 @@ from pipeline.ledger.units import Progress
 _progress = Window.progress
 
 
-def progress(self: Window, flights: Iterable[Flight] = ()) -> Progress:
+def progress(self: Window, flights: Collection[Flight] = ()) -> Progress:
     """The progress up to the newest message that was admitted."""
     _progress(self, flights)
     return Progress(self.last, self.last_timestamp, ())
