@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pipeline.cli.console import count, iso, say, show_json, show_table, warn
 from pipeline.cli.files import DEFAULT, ConfigOption, JsonOption, Opened, open_file
 from pipeline.errors import UserError
+from pipeline.moments import moment
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -28,6 +29,8 @@ __all__ = [
     "UserError",
     "count",
     "iso",
+    "moment",
+    "no_such",
     "opened",
     "run",
     "say",
@@ -44,6 +47,11 @@ class OpenedPipeline:
     """A pipeline's file, checked together with the plugins that are installed."""
 
     _opened: Opened
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._opened.loaded.path
 
     @property
     def config(self) -> PipelineConfig:
@@ -124,3 +132,10 @@ def opened(path: Path = DEFAULT, *, lenient: bool = False) -> OpenedPipeline:
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a command's coroutine in an event loop of its own; returns what it returns."""
     return asyncio.run(work)
+
+
+def no_such(what: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that is nowhere, with the nearest that is known, or else all of them."""
+    from pipeline.config.problems import near
+
+    return UserError(f"there is no {what} {name!r}{near(name, (each for each in known if each))}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -65,25 +65,47 @@ def show_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, default=str, ensure_ascii=False))
 
 
-def show_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table: on a terminal fitted to its width, else in aligned columns that are never cut."""
+def show_table(
+    headers: Sequence[str], rows: Sequence[Sequence[object]], *, fold: Collection[str] = (), drop: Sequence[str] = ()
+) -> None:
+    """Print a table: on a terminal fitted to its width, else in aligned columns that are never cut.
+
+    Args:
+        headers: The columns' names.
+        rows: The cells.
+        fold: Columns whose texts go over several lines where a terminal is narrow; by default the last one.
+        drop: Columns that are left out where it is narrower still, the least important first.
+    """
     texts = [[printable(str(cell)).replace("\n", " ") for cell in row] for row in rows]
     console = terminal()
-    if console is None:
-        widths = [max(len(row[index]) for row in [headers, *texts]) for index in range(len(headers))]
-        for row in [headers, *texts]:
-            typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if console is not None:
+        _draw(console, headers, texts, fold or headers[-1:], drop)
         return
+    widths = [max(len(row[index]) for row in [headers, *texts]) for index in range(len(headers))]
+    for row in [headers, *texts]:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _draw(
+    console: Console, headers: Sequence[str], rows: Sequence[Sequence[str]], fold: Collection[str], drop: Sequence[str]
+) -> None:
     from rich import box
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for header in headers:
-        table.add_column(header, overflow="fold")  # nothing is cut
-    for row in texts:
-        table.add_row(*(Text(cell) for cell in row))
+    from pipeline.cli.fitting import GAP, fit
+
+    natural = [max(cell_len(row[index]) for row in [headers, *rows]) for index in range(len(headers))]
+    shown = fit(natural, console.width, fold=[headers.index(name) for name in fold], drop=[*map(headers.index, drop)])
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
+    for index, width in shown.items():
+        table.add_column(headers[index], width=width, overflow="fold")  # nothing is cut
+    for row in rows:
+        table.add_row(*(Text(row[index]) for index in shown))
     console.print(table)
+    if missing := [name for index, name in enumerate(headers) if index not in shown]:
+        console.print(f"not shown, as the terminal is narrow: {', '.join(missing)}", style="dim")
 
 
 def count(number: int, thing: str) -> str:

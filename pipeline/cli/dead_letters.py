@@ -19,12 +19,15 @@ from pipeline.cli.letters_chosen import (
     SourceOption,
     StageOption,
     UntilOption,
-    moment,
+    chosen,
+    say_why_none,
+    sources_of,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from pipeline.commands import OpenedPipeline
     from pipeline.ledger.dead_letters import DeadLetters, Group
     from pipeline.ledger.tables import DeadLetter, OperatorAction
 
@@ -35,6 +38,10 @@ app = typer.Typer(help="Look at messages that failed for good; run them again, o
 LimitOption = Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many at most.")]
 StateOption = Annotated[
     str, typer.Option(metavar="STATE", help="Only open, redriving, redriven or discarded ones, or all.")
+]
+AnySourceOption = Annotated[
+    bool,
+    typer.Option("--any-source", help="Also of sources that are not in the file: all that the database has."),
 ]
 _STATES = ("open", "redriving", "redriven", "discarded")
 
@@ -50,6 +57,7 @@ def list_(
     since: SinceOption = None,
     until: UntilOption = None,
     state: StateOption = "open",
+    any_source: AnySourceOption = False,
     limit: LimitOption = 50,
     before: Annotated[int | None, typer.Option(metavar="ID", help="Only older ones than this: the next page.")] = None,
     as_json: JsonOption = False,
@@ -58,13 +66,15 @@ def list_(
     from pipeline.cli.console import count, say, show_json, show_table
     from pipeline.cli.letters_shown import letter_json, origin
 
-    filters = {
-        "source": source, "route": route, "stage": stage, "kind": kind, "fingerprint": group,
-        "since": moment(since), "until": moment(until), "state": _state(state),
-    }  # fmt: skip
+    filters = chosen(group=group, source=source, route=route, stage=stage, kind=kind, since=since, until=until)
+    filters["state"] = _state(state)
 
-    async def ask(letters: DeadLetters) -> tuple[list[DeadLetter], int]:
-        return await letters.list(limit, before=before, **filters), await letters.count(**filters)
+    async def ask(letters: DeadLetters, pipeline: OpenedPipeline) -> tuple[list[DeadLetter], int]:
+        among = _among(pipeline, any_source=any_source)
+        total = await letters.count(among=among, **filters)
+        if not total:
+            await say_why_none(pipeline, letters, filters | {"among": among}, "--any-source shows them")
+        return await letters.list(limit, before=before, among=among, **filters), total
 
     found, total = _asked(config, ask)
     if as_json:
@@ -73,7 +83,9 @@ def list_(
     if found:
         columns = ("id", "last_at", "source", "offset", "routing_key", "route", "stage", "kind", "attempts", "reason")
         rows = [letter_json(letter) | {"source": origin(letter)} for letter in found]
-        show_table(columns, [["-" if row[name] in (None, "") else row[name] for name in columns] for row in rows])
+        cells = [["-" if row[name] in (None, "") else row[name] for name in columns] for row in rows]
+        least = ("offset", "attempts", "source", "route", "routing_key", "last_at")
+        show_table(columns, cells, fold=("reason",), drop=least)
     say(f"{len(found)} of {count(total, 'dead letter')}" if len(found) < total else count(total, "dead letter"))
 
 
@@ -87,6 +99,7 @@ def groups(
     since: SinceOption = None,
     until: UntilOption = None,
     state: StateOption = "open",
+    any_source: AnySourceOption = False,
     limit: LimitOption = 50,
     as_json: JsonOption = False,
 ) -> None:
@@ -94,13 +107,15 @@ def groups(
     from pipeline.cli.console import count, say, show_json, show_table
     from pipeline.cli.letters_shown import group_json
 
-    filters = {
-        "source": source, "route": route, "stage": stage, "kind": kind,
-        "since": moment(since), "until": moment(until), "state": _state(state),
-    }  # fmt: skip
+    filters = chosen(source=source, route=route, stage=stage, kind=kind, since=since, until=until)
+    filters["state"] = _state(state)
 
-    async def ask(letters: DeadLetters) -> Sequence[Group]:
-        return await letters.groups(limit, **filters)
+    async def ask(letters: DeadLetters, pipeline: OpenedPipeline) -> Sequence[Group]:
+        among = _among(pipeline, any_source=any_source)
+        found = await letters.groups(limit, among=among, **filters)
+        if not found:
+            await say_why_none(pipeline, letters, filters | {"among": among}, "--any-source shows them")
+        return found
 
     found = [group_json(group) for group in _asked(config, ask)]
     if as_json:
@@ -108,7 +123,9 @@ def groups(
         return
     if found:
         columns = ("id", "count", "source", "route", "stage", "kind", "first_at", "last_at", "example", "reason")
-        show_table(columns, [["-" if row[name] == "" else row[name] for name in columns] for row in found])
+        cells = [["-" if row[name] == "" else row[name] for name in columns] for row in found]
+        least = ("first_at", "source", "example", "last_at", "route", "kind")
+        show_table(columns, cells, fold=("reason",), drop=least)
     say(count(len(found), "group"))
 
 
@@ -126,7 +143,7 @@ def show(
     from pipeline.cli.letters_shown import action_json, action_line, body_text, hex_dump, letter_json, pretty
     from pipeline.errors import UserError
 
-    async def ask(letters: DeadLetters) -> tuple[DeadLetter | None, Sequence[OperatorAction]]:
+    async def ask(letters: DeadLetters, _: OpenedPipeline) -> tuple[DeadLetter | None, Sequence[OperatorAction]]:
         return await letters.get(number), await letters.history(number)
 
     letter, history = _asked(config, ask)
@@ -164,13 +181,21 @@ def _state(state: str) -> str | None:
     return None if state == "all" else state
 
 
-def _asked(config: Path, question: Callable[[DeadLetters], Awaitable[Any]]) -> Any:
+def _among(pipeline: OpenedPipeline, *, any_source: bool) -> set[tuple[str, str]] | None:
+    """The sources whose dead letters are meant; None for all."""
+    # Of a file that is wrong it is not known which sources it will have.
+    return None if any_source or pipeline.problems else sources_of(pipeline)
+
+
+def _asked(config: Path, question: Callable[[DeadLetters, OpenedPipeline], Awaitable[Any]]) -> Any:
     """What the pipeline's database answers."""
     from pipeline.commands import opened, run
     from pipeline.ledger.dead_letters import DeadLetters
 
+    pipeline = opened(config, lenient=True)
+
     async def ask() -> Any:
-        async with opened(config, lenient=True).database() as database:
-            return await question(DeadLetters(database))
+        async with pipeline.database() as database:
+            return await question(DeadLetters(database), pipeline)
 
     return run(ask())

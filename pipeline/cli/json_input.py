@@ -18,19 +18,34 @@ def parse_object(text: str | bytes, what: str) -> dict[str, Any]:
         what: What it is, for the message: ``JSON``, ``events.jsonl:12``.
 
     Raises:
-        UserError: It is not JSON, or not an object; says where.
+        UserError: It is not JSON, not an object, or an object in it has a key twice, of which one value would be lost.
     """
     try:
-        value = json.loads(text, parse_constant=_refuse)
+        value = json.loads(text, parse_constant=_refuse, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
         raise UserError(f"{what}: not JSON: {error.msg} at {line}column {error.colno}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{what}: not UTF-8 at byte {error.start + 1}") from None
+    except _RepeatedKey as error:
+        raise UserError(f"{what}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{what}: not JSON: {error}") from None
     if not isinstance(value, dict):
         raise UserError(f'{what}: an event\'s data is a JSON object, as in {{"id": 1}}; this is {_kind(value)}')
+    return value
+
+
+class _RepeatedKey(ValueError):
+    """An object has a key twice."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for number, name in enumerate(names) if name in names[:number])
+        raise _RepeatedKey(f"an object has the key {repeated!r} twice: one of its values would be lost")
     return value
 
 

@@ -72,7 +72,7 @@ def parse(line: bytes, where: str, key: str | None, headers: Mapping[str, Any]) 
         value = orjson.loads(line)
     except orjson.JSONDecodeError:
         value = None
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or _may_repeat_a_key(line, value):
         value = parse_object(line, where)
     if key is not None:
         return Outgoing(line.strip(), key, str(uuid.uuid4()), headers)
@@ -88,6 +88,11 @@ def parse(line: bytes, where: str, key: str | None, headers: Mapping[str, Any]) 
     if not isinstance(value.get("id", ""), str):
         raise UserError(f"{where}: 'id' is a text")
     return outgoing(own_key, data, value.get("id"), {**headers, **own_headers})
+
+
+def _may_repeat_a_key(line: bytes, value: dict[str, Any]) -> bool:
+    """Whether it is worth a closer look: each pair has a colon, and of a key that comes twice one pair is lost."""
+    return rb"\u003" in line or line.count(b":") != orjson.dumps(value).count(b":")
 
 
 def _lines(path: Path) -> Iterator[list[bytes]]:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 import typer
 
+from pipeline.moments import WRITTEN, moment
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pipeline.commands import OpenedPipeline
+    from pipeline.ledger.dead_letters import DeadLetters
+
 __all__ = [
-    "GroupOption", "KindOption", "RouteOption", "SinceOption", "SourceOption", "StageOption", "UntilOption", "moment",
+    "GroupOption", "KindOption", "RouteOption", "SinceOption", "SourceOption", "StageOption", "UntilOption", "chosen",
+    "say_why_none", "sources_of",
 ]  # fmt: skip
 
-_WHEN = "a time such as 2026-01-31T12:00:00Z, or how long ago, as in 2h"
+Named: TypeAlias = Literal["source", "route", "stage", "kind"]
+_KINDS: Final = (
+    "undecodable", "too_big", "too_deep", "too_many_headers", "headers_too_big", "duplicate_keys", "huge_number",
+    "routing_key_too_long", "invalid_data", "rejected", "unwritable", "worker_lost",
+)  # fmt: skip
+"""Those that need no handler to name them."""
 
 SourceOption: TypeAlias = Annotated[str | None, typer.Option(metavar="NAME", help="Only of this source.")]
 RouteOption: TypeAlias = Annotated[str | None, typer.Option(metavar="NAME", help="Only of this route.")]
@@ -23,29 +36,75 @@ GroupOption: TypeAlias = Annotated[
     str | None, typer.Option("--group", metavar="ID", help="Only of this group of failures, as 'groups' shows it.")
 ]
 SinceOption: TypeAlias = Annotated[
-    str | None, typer.Option("--since", metavar="TIME", help=f"Only what failed at or after this: {_WHEN}.")
+    str | None, typer.Option("--since", metavar="TIME", help=f"Only what failed at or after this: {WRITTEN}.")
 ]
 UntilOption: TypeAlias = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Only what failed before.")]
 
 
-def moment(text: str | None) -> datetime | None:
-    """The time that a text stands for, by this machine's clock where it says how long ago.
+def chosen(
+    *,
+    group: str | None = None,
+    source: str | None = None,
+    route: str | None = None,
+    stage: str | None = None,
+    kind: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+) -> dict[str, Any]:
+    """The options as filters of `DeadLetters`, without those that were not given.
 
     Raises:
-        UserError: It is neither a time with its zone nor a duration.
+        UserError: A time is none.
     """
-    from pipeline.config.fields import seconds
+    given = {"fingerprint": group, "source": source, "route": route, "stage": stage, "kind": kind}
+    times = {"since": since, "until": until}
+    filters: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return filters | {name: moment(text) for name, text in times.items() if text is not None}
+
+
+def sources_of(pipeline: OpenedPipeline) -> set[tuple[str, str]]:
+    """Consumer group and stream of the file's sources."""
+    return {(each.group, each.stream) for each in pipeline.config.source.values()}
+
+
+async def say_why_none(pipeline: OpenedPipeline, letters: DeadLetters, filters: Mapping[str, Any], advice: str) -> None:
+    """Where nothing was found: a name that is nowhere is a mistake, and not good news; nor is a name of others'.
+
+    Args:
+        pipeline: The file.
+        letters: Its dead letters.
+        filters: What was looked for.
+        advice: How to get at those of sources that are not in the file.
+
+    Raises:
+        UserError: Neither the file has such a source, route, stage or kind, nor any dead letter; or no dead letter is
+            of such a group.
+    """
+    from pipeline.commands import warn
+
+    await _refuse_unknown(pipeline, letters, filters)
+    everywhere = {name: value for name, value in filters.items() if name != "among"}
+    if filters.get("among") and (others := await letters.count(**everywhere)):
+        warn(f"{others:,} of sources that are not in {pipeline.path}: {advice}")
+
+
+async def _refuse_unknown(pipeline: OpenedPipeline, letters: DeadLetters, filters: Mapping[str, Any]) -> None:
+    from pipeline.commands import no_such
     from pipeline.errors import UserError
 
-    if text is None:
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        try:
-            return datetime.now(UTC) - timedelta(seconds=float(str(seconds(text))))
-        except (ValueError, OverflowError):
-            raise UserError(f"{text!r} is no time: write {_WHEN}") from None
-    if found.tzinfo is None:
-        raise UserError(f"the time {text!r} has no zone: add 'Z' or an offset, as in 2026-01-31T12:00:00Z")
-    return found
+    config = pipeline.config
+    in_file: tuple[tuple[Named, set[str]], ...] = (
+        ("source", set(config.source)),
+        ("route", {route.name or route.match[0] for route in config.route}),
+        ("stage", set(config.stage)),
+        ("kind", set(_KINDS)),
+    )
+    for name, known in in_file:
+        wanted = filters.get(name)
+        if wanted is None or wanted in known or wanted in (stored := await letters.names(name)):
+            continue
+        if name == "kind" or not pipeline.problems:  # else the file may have it where it can't be read
+            raise no_such(name, wanted, known | stored)
+    group = filters.get("fingerprint")
+    if group is not None and not await letters.count(fingerprint=group):
+        raise UserError(f"there is no group {group!r}: 'pipeline dead-letters groups' shows them")

@@ -85,6 +85,8 @@ async def _broker(opened: Opened) -> str:
         await connector.connect()
         await connector.probe()
         streams = dict.fromkeys(source.stream for source in config.source.values())
+        copies = (source.dead_letter_stream for source in config.source.values())
+        streams |= dict.fromkeys(stream for stream in copies if stream is not None)
         return "; ".join([await _stream(connector, stream, created=created) for stream in streams]) or "it answers"
     finally:
         await connector.close()

@@ -95,9 +95,22 @@ def _headers(texts: Sequence[str]) -> dict[str, str]:
 def _single(key: str, data: str | None, event_id: str | None, headers: Mapping[str, Any]) -> Outgoing:
     from pipeline.cli.json_input import parse_object
     from pipeline.cli.jsonl import outgoing
+    from pipeline.errors import UserError
 
     text = sys.stdin.read() if data == "-" else data or "{}"
-    return outgoing(key, parse_object(text, "JSON"), event_id, headers)
+    try:
+        return outgoing(key, parse_object(text, "JSON"), event_id, headers)
+    except UserError as error:
+        if data is None or not _is_file(data):
+            raise
+        raise UserError(f"{error}; {data} is a file: write - in its place, and < {data} at the end") from None
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a character that none can have
+        return False
 
 
 def _publish_file(work: Publishing, file: Path, key: str | None, headers: Mapping[str, Any]) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.console import count, iso, say, show_json, show_table
+from pipeline.commands import no_such
 from pipeline.errors import UserError
+from pipeline.jobs.figures import QueueFigures, queue_figures
 from pipeline.jobs.listing import STATES, JobListing, list_failed_runs, list_jobs
 
 if TYPE_CHECKING:
@@ -28,7 +31,7 @@ def show_jobs(loaded: Loaded, queue: str | None, state: str | None, limit: int, 
         as_json: Whether a script reads it.
 
     Raises:
-        UserError: There is no such state.
+        UserError: There is no such state or queue.
         Unavailable: The database can't be reached.
     """
     if state not in (None, _FAILED, *STATES):
@@ -41,7 +44,8 @@ def show_jobs(loaded: Loaded, queue: str | None, state: str | None, limit: int, 
     if rows:
         times = ("ended_at", "worker") if state == _FAILED else ("due_at", "owner")
         columns = ("id", "queue", "stage", "state", "tries", *times, "error")
-        show_table(columns, [["-" if row[name] in (None, "") else row[name] for name in columns] for row in rows])
+        cells = [["-" if row[name] in (None, "") else row[name] for name in columns] for row in rows]
+        show_table(columns, cells, fold=("error",), drop=(times[1], "tries", "queue", times[0]))
     told = count(listing.total, "failed run" if state == _FAILED else "job")
     say(f"{len(rows)} of {told}" if len(rows) < listing.total else told)
 
@@ -54,14 +58,27 @@ async def _ask(loaded: Loaded, queue: str | None, state: str | None, limit: int)
     name = loaded.config.pipeline.name
     try:
         if not database.exists():  # nothing has run yet
+            _refuse_unknown(loaded, queue, ())
             return JobListing((), 0)
-        if state == _FAILED:
-            return await list_failed_runs(database, name, queue=queue, limit=limit)
         async with database.read() as connection:
             await clock.measure(connection)
-        return await list_jobs(database, name, clock.now(), queue=queue, state=state, limit=limit)
+        found = (
+            await list_failed_runs(database, name, queue=queue, limit=limit)
+            if state == _FAILED
+            else await list_jobs(database, name, clock.now(), queue=queue, state=state, limit=limit)
+        )
+        if not found.total:
+            _refuse_unknown(loaded, queue, await queue_figures(database, (), clock.now(), name))
+        return found
     finally:
         await database.close()
+
+
+def _refuse_unknown(loaded: Loaded, queue: str | None, figures: Iterable[QueueFigures]) -> None:
+    """Refuse a queue that neither the file has nor any job, or run of one, in the database."""
+    known = {*loaded.queues, *(each.name for each in figures)}
+    if queue is not None and queue not in known and not loaded.problems:
+        raise no_such("queue", queue, known)
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:

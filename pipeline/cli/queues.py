@@ -126,6 +126,8 @@ def _show(found: dict[str, Any]) -> None:
             ]
             for row in found["queues"]
         ],
+        fold=("queue",),
+        drop=("completed", "scheduled", "failed", "oldest"),
     )
     if transport["problem"]:
         where = transport["url"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.cli.files import DEFAULT, ConfigOption, JsonOption
+from pipeline.cli.leaving import FAILED
 from pipeline.cli.letters_chosen import (
     GroupOption,
     KindOption,
@@ -19,7 +20,9 @@ from pipeline.cli.letters_chosen import (
     SourceOption,
     StageOption,
     UntilOption,
-    moment,
+    chosen,
+    say_why_none,
+    sources_of,
 )
 
 if TYPE_CHECKING:
@@ -35,11 +38,18 @@ IdsArgument = Annotated[
     typer.Argument(metavar="ID...", min=1, max=2**63 - 1, help="Dead letters, as the list shows them."),
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="All that are open.")]
-ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept with each dead letter.")]
+ReasonOption = Annotated[
+    str,
+    typer.Option(
+        "--reason", metavar="TEXT", help="Why: required, and kept with each dead letter; asked for on a terminal."
+    ),
+]
 ByOption = Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who does it; by default your login.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only say how many it would be.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask, however many it is.")]
 _LOOK_SECONDS = 0.5
+_FAILURES = ("failed", "dead", "refused")
+"""Outcomes of a redrive that end the command with 1."""
 _PATIENCE = 20
 """Looks without an end after which it is said what is waited for."""
 
@@ -76,20 +86,25 @@ def redrive(
     ] = False,
     reason: ReasonOption = "",
     by: ByOption = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for what comes of it.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for what comes of it; exit with 1 if one failed again.")
+    ] = False,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run open dead letters again, under their old ids, in their runner and in order with other events of their key."""
     order = _order(
-        config, _chosen(ids, every, group, source, route, stage, kind, since, until),
+        config, _filters(
+            ids, every,
+            chosen(group=group, source=source, route=route, stage=stage, kind=kind, since=since, until=until),
+        ),
         by, reason, dry_run=dry_run, yes=yes, as_json=as_json,
     )  # fmt: skip
 
     async def ask(letters: DeadLetters, pipeline: OpenedPipeline, dry: bool) -> Asked:
         # Of a file that is wrong it is not known which sources it will have.
-        sources = None if pipeline.problems else _sources(pipeline)
+        sources = None if pipeline.problems else sources_of(pipeline)
         return await letters.redrive(
             by=order.by, reason=order.reason, from_start=from_start, force=force, sources=sources, dry_run=dry,
             **order.filters,
@@ -117,7 +132,10 @@ def discard(
 ) -> None:
     """Set open dead letters aside for good: they are kept, and no longer listed."""
     order = _order(
-        config, _chosen(ids, every, group, source, route, stage, kind, since, until),
+        config, _filters(
+            ids, every,
+            chosen(group=group, source=source, route=route, stage=stage, kind=kind, since=since, until=until),
+        ),
         by, reason, dry_run=dry_run, yes=yes, as_json=as_json,
     )  # fmt: skip
 
@@ -127,27 +145,16 @@ def discard(
     _carry_out(order, ask, "discarded", wait=False)
 
 
-def _chosen(
-    ids: list[int] | None,
-    every: bool,
-    group: str | None,
-    source: str | None,
-    route: str | None,
-    stage: str | None,
-    kind: str | None,
-    since: str | None,
-    until: str | None,
-) -> dict[str, Any]:
+def _filters(ids: list[int] | None, every: bool, options: dict[str, Any]) -> dict[str, Any]:
+    """What is meant: named by ids, chosen by options, or all; never two of these, as one of them is a mistake then."""
     from pipeline.errors import UserError
 
-    filters = {
-        "ids": ids or None, "fingerprint": group, "source": source, "route": route, "stage": stage, "kind": kind,
-        "since": moment(since), "until": moment(until),
-    }  # fmt: skip
-    chosen = {name: value for name, value in filters.items() if value is not None}
-    if not chosen and not every:
+    ways = [name for name, given in (("ids", ids), ("--all", every), ("other options", options)) if given]
+    if len(ways) > 1:
+        raise UserError(f"{ways[0]} and {ways[1]} contradict each other: choose dead letters by one of them")
+    if not ways:
         raise UserError("name dead letters by their ids, or choose them by --group, --route, --since …, or --all")
-    return chosen
+    return {"ids": ids} if ids else options
 
 
 def _order(
@@ -169,15 +176,13 @@ def _carry_out(
     *,
     wait: bool,
 ) -> None:
-    from pipeline.cli.console import count, say, show_json
-    from pipeline.cli.letters_shown import show_refused
     from pipeline.commands import opened, run
     from pipeline.errors import UserError
     from pipeline.ledger.dead_letters import DeadLetters
 
     pipeline = opened(order.config, lenient=True)
     if "ids" not in order.filters:  # several pipelines may share a database
-        order.filters["among"] = _sources(pipeline)
+        order.filters["among"] = sources_of(pipeline)
         if not order.filters["among"]:
             raise UserError(f"{order.config} has no source to go by: mend it, or name dead letters by their ids")
 
@@ -185,6 +190,8 @@ def _carry_out(
         async with pipeline.database() as database:
             letters = DeadLetters(database)
             asked = await ask(letters, pipeline, order.dry_run or _needs_consent(order))
+            if not asked.count and not asked.refused and database.exists():
+                await say_why_none(pipeline, letters, order.filters | {"state": "open"}, "name them by their ids")
             if not order.dry_run and _needs_consent(order):
                 _consent(asked.count, done, as_json=order.as_json)
                 order.filters["upto"] = asked.newest  # nobody was asked about what has failed since
@@ -192,29 +199,44 @@ def _carry_out(
             return asked, await _awaited(letters, asked) if wait and asked.count and not order.dry_run else {}
 
     asked, outcomes = run(work())
+    _tell(order, asked, outcomes, done)
+    if asked.refused and not order.dry_run:
+        raise UserError(_left(asked))
+    if any(outcomes.get(name) for name in _FAILURES):
+        raise typer.Exit(FAILED)
+
+
+def _tell(order: _Order, asked: Asked, outcomes: dict[str, int], done: str) -> None:
+    """What was asked for, and what came of it."""
+    from pipeline.cli.console import count, say, show_json
+    from pipeline.cli.letters_shown import show_refused
+
     if order.as_json:
         refused = [{"id": number, "reason": why} for number, why in asked.refused.items()]
         request = None if order.dry_run else asked.request
         show_json({"count": asked.count, "request": request, "refused": refused, "outcomes": outcomes})
-    else:
-        show_refused(asked.refused)
-        are = "would be" if order.dry_run else "to be" if done == "redriven" else "now"
-        say(f"{count(asked.count, 'dead letter')} {are} {done}")
-        if outcomes:
-            say(", ".join(f"{number:,} {name}" for name, number in outcomes.items() if number))
-    left = len(asked.refused)
-    if left and not order.dry_run:
-        advice = ": --force runs those, too, of which a later event was handled" if done == "redriven" else ""
-        raise UserError(f"{count(left, 'dead letter')} left as they were{advice}")
+        return
+    show_refused(asked.refused)
+    are = "would be" if order.dry_run else "to be" if done == "redriven" else "now"
+    say(f"{count(asked.count, 'dead letter')} {are} {done}")
+    if outcomes:
+        say(", ".join(f"{number:,} {name}" for name, number in outcomes.items() if number))
+
+
+def _left(asked: Asked) -> str:
+    """How many were refused, and what helps those that can be helped."""
+    from pipeline.cli.console import count
+
+    left, forcible = len(asked.refused), asked.forcible
+    told = f"{count(left, 'dead letter')} {'was left as it was' if left == 1 else 'were left as they were'}"
+    if not forcible:
+        return told
+    which = "it" if left == 1 else "them" if forcible == left else f"{forcible:,} of them"
+    return f"{told}: --force runs {which} all the same"
 
 
 def _needs_consent(order: _Order) -> bool:
     return not order.yes and "ids" not in order.filters
-
-
-def _sources(pipeline: OpenedPipeline) -> set[tuple[str, str]]:
-    """Consumer group and stream of the file's sources."""
-    return {(each.group, each.stream) for each in pipeline.config.source.values()}
 
 
 def _consent(number: int, done: str, *, as_json: bool) -> None:

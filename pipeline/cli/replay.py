@@ -12,6 +12,7 @@ import typer
 from pipeline.cli.files import DEFAULT, FileArgument, open_file
 from pipeline.cli.leaving import FINE, LeaveNow
 from pipeline.cli.running import QuietOption, VerboseOption, until_complete
+from pipeline.moments import WRITTEN
 
 if TYPE_CHECKING:
     from pipeline.cli.files import Opened
@@ -29,7 +30,7 @@ def replay(
     ] = None,
     from_: Annotated[
         str | None,
-        typer.Option("--from", metavar="TIME|OFFSET|first", help="Where the range begins; a time has a zone."),
+        typer.Option("--from", metavar="TIME|OFFSET|first", help=f"Where the range begins: an offset, {WRITTEN}."),
     ] = None,
     to: Annotated[
         str,
@@ -108,7 +109,7 @@ def _request(
     from pipeline.replay import ReplayRequest, parse_position
 
     if from_ is None:
-        raise UserError("say where the replay begins: --from first, an offset, or a time such as 2026-01-31T12:00:00Z")
+        raise UserError(f"say where the replay begins: --from first, an offset, {WRITTEN}")
     return ReplayRequest(parse_position(from_, "from"), parse_position(to, "to"), source, route, only, name)
 
 

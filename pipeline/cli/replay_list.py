@@ -24,7 +24,8 @@ def list_replays(opened: Opened, *, as_json: bool) -> None:
         return
     if found:
         columns = ("name", "source", "from", "to", "routes", "only", "offsets", "state", "done", "dead", "started_at")
-        show_table(columns, [[_cell(row[name]) for name in columns] for row in found])
+        least = ("only", "to", "from", "routes", "source", "started_at", "offsets")
+        show_table(columns, [[_cell(row[name]) for name in columns] for row in found], fold=("routes",), drop=least)
     say(count(len(found), "replay"))
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -19,7 +20,7 @@ from pipeline.cli.running import Run
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from pipeline.replay import Replay, ReplayProgress, ReplaySummary
+    from pipeline.replay import Plan, Replay, ReplayProgress, ReplaySummary
 
 __all__ = ["ReplayRun", "bar"]
 
@@ -130,10 +131,18 @@ def _tell_summary(summary: ReplaySummary, replay: Replay) -> None:
     if not summary.finished:
         total = summary.last - summary.first + 1
         say(
-            f"stopped at {summary.done:,} of {total:,}: the same command goes on from there",
+            f"stopped at {summary.done:,} of {total:,}: the same command{_times(plan)} goes on from there",
             style="yellow",
             stderr=True,
         )
+
+
+def _times(plan: Plan) -> str:
+    """The times that the same command must name, as one that counts back from now would name others."""
+    choice = plan.choice
+    ends = [f"--{name} {choice.asked[name]}" for name, end in (("from", choice.begin), ("to", choice.end))
+            if isinstance(end, datetime)]  # fmt: skip
+    return f", with {' '.join(ends)}," if ends else ""
 
 
 class _Bar:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,6 +22,8 @@ _WATCH_SECONDS = 1.0
 _LAG_SECONDS = 2.0
 _GONE_AFTER = 3.0
 """Seconds after its last sign of life that a process counts as gone; it gives one each second."""
+_OUTBOX_SECONDS = 5.0
+"""From how many seconds on it is told that a message waits to be published."""
 _SHOWN_FOR = 60.0
 """Seconds that one is shown which went without taking leave."""
 
@@ -73,6 +76,7 @@ async def _watch(loaded: Loaded, *, as_json: bool) -> int:
 
 async def _collect(loaded: Loaded) -> dict[str, Any]:
     """The instances that are alive, or were a moment ago, as JSON values."""
+    from pipeline.jobs.figures import outbox_figures
     from pipeline.ledger.database import Database
     from pipeline.ledger.instances import Instances
 
@@ -80,13 +84,14 @@ async def _collect(loaded: Loaded) -> dict[str, Any]:
     try:
         alive = {one.id for one in await Instances(database).alive(_GONE_AFTER)}
         seen = await Instances(database).alive(_SHOWN_FOR)
+        outbox = asdict(await outbox_figures(database, loaded.config.pipeline.name))
     finally:
         await database.close()
     instances = [
         _described(one, gone=one.id not in alive) for one in seen if one.pipeline == loaded.config.pipeline.name
     ]
     await _add_lags(loaded, [one for one in instances if not one["gone"]])
-    return {"pipeline": loaded.config.pipeline.name, "instances": instances}
+    return {"pipeline": loaded.config.pipeline.name, "instances": instances, "outbox": outbox}
 
 
 def _described(one: Instance, *, gone: bool) -> dict[str, Any]:
@@ -142,6 +147,7 @@ async def _lag(connector: Connector, stream: str, prefix: int) -> int:
 def _show(found: dict[str, Any]) -> None:
     from pipeline.cli.console import say
 
+    _show_outbox(found["outbox"])
     if not found["instances"]:
         say(f"no runner of pipeline {found['pipeline']!r} gave a sign of life in the last seconds", style="yellow")
         return
@@ -152,18 +158,31 @@ def _show(found: dict[str, Any]) -> None:
         if one["kind"] == "runner":
             names += ["messages_processed", "messages_succeeded", "messages_failed", "last_message_time", "last_error"]
         for name in (*names, "jobs_in_flight", "longest_block"):
-            say(f"  {name:<20} {one.get(name)}")
+            say(f"  {name:<20} {_cell(one.get(name))}")
         if one["gone"]:
             continue
         _show_connections(one.get("connections", {}))
         _show_sources(one["sources"])
 
 
+def _show_outbox(outbox: dict[str, Any]) -> None:
+    """What waits to be published for longer than it takes a broker that is well, or is never published."""
+    from pipeline.cli.console import count, say
+
+    if (outbox["oldest_seconds"] or 0.0) > _OUTBOX_SECONDS:
+        streams = ", ".join(outbox["streams"])
+        told = f"outbox: {count(outbox['waiting'], 'message')} for {streams} not published, the oldest for"
+        say(f"{told} {outbox['oldest_seconds']:.0f} s: 'pipeline check --live' and the log may say why", style="yellow")
+    if outbox["refused"]:
+        told = f"outbox: {count(outbox['refused'], 'message')} never published, as the broker refuses"
+        say(f"{told}: {outbox['error']}", style="yellow")
+
+
 def _show_connections(connections: dict[str, dict[str, Any]]) -> None:
     from pipeline.cli.console import show_table
 
     rows = [(name, each["state"], each["since"], each["reason"] or "-") for name, each in connections.items()]
-    show_table(("connection", "state", "since", "why"), rows)
+    show_table(("connection", "state", "since", "why"), rows, fold=("why",), drop=("since",))
 
 
 def _show_sources(sources: dict[str, dict[str, Any]]) -> None:
@@ -187,4 +206,12 @@ def _show_sources(sources: dict[str, dict[str, Any]]) -> None:
             )
             for name, source in sources.items()
         ],
+        fold=("why",),
+        drop=("prefix", "duplicate", "lost", "filtered", "in flight", "handled"),
     )
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value in (None, "") else value

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import and_, case, func, or_, select
 from sqlmodel import col
 
+from pipeline.ledger.columns import UTCDateTime, utcnow
 from pipeline.ledger.database import Database
 from pipeline.ledger.job_tables import JobRow, JobRun, OutboxMessage
 
@@ -57,11 +58,15 @@ class OutboxFigures:
         waiting: Messages that are to be published.
         refused: Messages that are never published, as the broker takes them on no try.
         error: Why, of one of them.
+        oldest_seconds: How long the oldest of those that are to be published has waited; None where there is none.
+        streams: The streams that they are for.
     """
 
     waiting: int = 0
     refused: int = 0
     error: str | None = None
+    oldest_seconds: float | None = None
+    streams: tuple[str, ...] = ()
 
 
 async def queue_figures(database: Database, queues: Iterable[str], now: datetime, pipeline: str) -> list[QueueFigures]:
@@ -97,10 +102,15 @@ async def jobs_by_stage(database: Database, pipeline: str) -> dict[str, tuple[in
 async def outbox_figures(database: Database, pipeline: str) -> OutboxFigures:
     """How the outbox stands. Raises what `Database.read` raises."""
     refused = col(OutboxMessage.error).is_not(None)
-    counts = select(_count(~refused), _count(refused), func.max(col(OutboxMessage.error)))
+    ours = col(OutboxMessage.pipeline) == pipeline
+    oldest = func.min(case((~refused, col(OutboxMessage.created_at))), type_=UTCDateTime())
+    counts = select(_count(~refused), _count(refused), func.max(col(OutboxMessage.error)), oldest)
+    streams = select(col(OutboxMessage.stream)).where(ours, ~refused).distinct().order_by(col(OutboxMessage.stream))
     async with database.read() as connection:
-        found = (await connection.execute(counts.where(col(OutboxMessage.pipeline) == pipeline))).one()
-    return OutboxFigures(*found)
+        waiting, parked, error, since = (await connection.execute(counts.where(ours))).one()
+        names = (await connection.execute(streams)).scalars().all() if waiting else ()
+    seconds = None if since is None else max(0.0, (utcnow() - since).total_seconds())
+    return OutboxFigures(waiting, parked, error, seconds, tuple(names))
 
 
 async def runs_of(database: Database, job_id: str) -> list[JobRun]:

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from sqlalchemy import ColumnElement, and_, false, func, insert, literal, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -74,6 +74,11 @@ class Asked:
     refused: dict[int, str]
     newest: int = 0
 
+    @property
+    def forcible(self) -> int:
+        """How many of `refused` were refused only as a later event of their key was, or may have been, handled."""
+        return sum(why.startswith("a later event of its key ") for why in self.refused.values())
+
 
 class DeadLetters:
     """The table `dead_letters`. The ledger writes it, together with the progress; here it is read, and decided about.
@@ -102,6 +107,11 @@ class DeadLetters:
         """The dead letter with this id."""
         found = await self._db.fetch(DeadLetter, select(DeadLetter).where(col(DeadLetter.id) == number))
         return found[0] if found else None
+
+    async def names(self, field: Literal["source", "route", "stage", "kind"]) -> set[str]:
+        """What stands in this field of any dead letter, whatever its state; a thousand at most."""
+        column = _TABLE.c[field]
+        return set(await self._db.fetch(str, select(column).where(column != "").distinct().limit(1_000)))
 
     async def count(self, **filters: Any) -> int:
         """How many there are; filters as for `list`."""

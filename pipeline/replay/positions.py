@@ -10,6 +10,7 @@ from typing import Final, Literal, TypeAlias, cast
 
 from pipeline.connectors import Connector, MessageBatch, Start, StreamBounds
 from pipeline.errors import UserError
+from pipeline.moments import WRITTEN, moment
 
 __all__ = ["Position", "Span", "order", "parse_position", "resolve", "text_of"]
 
@@ -38,7 +39,7 @@ def parse_position(text: str, end: Literal["from", "to"]) -> Position:
     """The position that a text names.
 
     Args:
-        text: ``first`` (where a range begins), ``now`` (where it ends), an offset, or a time in ISO 8601 with its zone.
+        text: ``first`` (where a range begins), ``now`` (where it ends), an offset, or a time as `moment` takes it.
         end: Which end of the range it is; also the option's name, for the message.
 
     Raises:
@@ -50,13 +51,11 @@ def parse_position(text: str, end: Literal["from", "to"]) -> Position:
     if text.isascii() and text.isdecimal():
         return _offset(int(text), end)
     try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
+        return moment(text)
+    except UserError:
         raise UserError(
-            f"--{end} {text!r} is no place in a stream: write '{word}', an offset such as 1200, or a time such as "
-            "2026-01-31T12:00:00Z"
+            f"--{end} {text!r} is no place in a stream: write '{word}', an offset such as 1200, {WRITTEN}"
         ) from None
-    return _aware(time, end)
 
 
 def _offset(offset: int, end: str) -> int:

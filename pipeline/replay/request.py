@@ -127,7 +127,7 @@ def _routes(loaded: Loaded, source: str, names: Iterable[str]) -> list[RouteTabl
         raise UserError(f"source {source!r} has no routes: there is nothing to replay")
     wanted = set(names)
     for name in sorted(wanted.difference(known)):
-        raise UserError(f"source {source!r} has no route {name!r}{near(name, known)}; its routes: {', '.join(known)}")
+        raise UserError(f"source {source!r} has no route {name!r}{near(name, known)}")
     return [route for route in routes if not wanted or _name(route) in wanted]
 
 
@@ -137,9 +137,7 @@ def _with_stages(routes: Sequence[RouteTable], only: Sequence[str]) -> tuple[Rou
     known = list(dict.fromkeys(name for route in routes for name in (*route.stages, *route.finally_)))
     for name in only:
         if name not in known:
-            raise UserError(
-                f"none of these routes has a stage {name!r}{near(name, known)}; their stages: {', '.join(known)}"
-            )
+            raise UserError(f"none of these routes has a stage {name!r}{near(name, known)}")
     return _cut(routes, only)
 
 

@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from pipeline_handlers.governance.requests import Decided
 
 __all__ = [
-    "approval_json", "approval_line", "came_to", "execution_json", "execution_line", "print_table", "show_details",
+    "LEAST", "approval_json", "approval_line", "came_to", "execution_json", "execution_line", "print_table",
+    "show_details",
 ]  # fmt: skip
 
+LEAST = ("created_at", "done", "phase", "entity")
+"""Columns of a list of executions that a narrow terminal may lack, the least important first."""
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -96,9 +99,12 @@ def _cell(row: Any, name: str) -> Any:
     return "-" if value in (None, "") else value
 
 
-def print_table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    """Print these columns of rows; what is empty is a dash."""
-    show_table(columns, [["-" if row[name] in (None, "") else row[name] for name in columns] for row in rows])
+def print_table(
+    columns: Sequence[str], rows: Sequence[dict[str, Any]], *, fold: Sequence[str] = (), drop: Sequence[str] = ()
+) -> None:
+    """Print these columns of rows; what is empty is a dash. `fold` and `drop` are those of `show_table`."""
+    cells = [["-" if row[name] in (None, "") else row[name] for name in columns] for row in rows]
+    show_table(columns, cells, fold=fold, drop=drop)
 
 
 def execution_json(one: WorkflowExecution) -> dict[str, Any]:

@@ -188,7 +188,7 @@ class Steering:
                 return False
             if record.status != "in_progress":
                 raise UserError(f"the execution {execution_id} is {_state(record)}: there is nothing to cancel")
-            why = reason or f"by {actor or 'an operator'}"
+            why = reason or "no reason was given"
             await cancel(change.connection, change.effects, record, change.now, user_id=actor, reason=why)
             return True
 

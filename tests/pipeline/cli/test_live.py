@@ -70,6 +70,19 @@ def test_the_embedded_default_is_fine_before_its_first_run_and_nothing_is_create
     assert not Path(".pipeline/pipeline.db").exists()
 
 
+def test_a_stream_for_copies_of_dead_letters_is_asked_about_as_well() -> None:
+    write(HELLO)
+    run("publish", "hello.a")
+    copying = HELLO.replace('group = "hello"', 'group = "hello"\ndead_letters = "nosuch.dl"')
+    write(copying)
+    found = answers()
+    assert (found["code"], found["broker"]["message"].split("; ")[1]) == (0, "stream nosuch.dl will be created")
+    write(copying + "[broker]\ncreate_streams = false\n")
+    found = answers()
+    assert (found["code"], found["broker"]["ok"]) == (1, False)
+    assert "nosuch.dl" in found["broker"]["message"]
+
+
 def test_jobs_that_nobody_runs_are_told_of() -> None:
     async def leave() -> None:
         database = Database("sqlite:///.pipeline/pipeline.db")

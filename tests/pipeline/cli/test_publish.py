@@ -78,6 +78,8 @@ def test_the_data_may_come_from_standard_input() -> None:
         ('{"a": NaN}', "NaN is no JSON number"),
         ('{"a": "\\ud800"}', "can't be published"),
         ("[" * 100_000, "not JSON"),
+        ('{"a": 1, "a": 2}', "JSON: an object has the key 'a' twice"),
+        ('{"b": [{"a": 1, "a": 2}]}', "the key 'a' twice"),
     ],
 )
 def test_what_is_no_json_object_is_refused_with_its_place(text: str, words: str) -> None:
@@ -86,6 +88,26 @@ def test_what_is_no_json_object_is_refused_with_its_place(text: str, words: str)
     assert (done.code, done.out) == (2, "")
     assert words in done.err
     assert not Path(".pipeline").exists()
+
+
+@pytest.mark.parametrize("line", ['{"a": 1, "a": 2}', '{"b": {"a": 1, "a": 2}}', '{"a": 1, "a": 2, "b": "\\u003a"}'])
+def test_a_line_with_a_key_twice_is_refused_with_its_place(line: str) -> None:
+    write(HELLO)
+    Path("plain.jsonl").write_text(f'{{"ok": ":"}}\n{line}\n')
+    Path("events.jsonl").write_text(f'{{"routing_key": "hello.a", "data": {line}}}\n')
+    done = run("publish", "hello.a", "-f", "plain.jsonl")
+    assert (done.code, "plain.jsonl:2: an object has the key 'a' twice" in done.err) == (2, True)
+    done = run("publish", "-f", "events.jsonl")
+    assert (done.code, "events.jsonl:1: an object has the key 'a' twice" in done.err) == (2, True)
+    assert not Path(".pipeline").exists()
+
+
+def test_a_file_in_the_place_of_json_is_told_how_to_be_published() -> None:
+    write(HELLO)
+    Path("body.json").write_text('{"a": 1}')
+    done = run("publish", "hello.a", "body.json")
+    assert done.code == 2
+    assert "body.json is a file: write - in its place, and < body.json at the end" in done.err
 
 
 def test_an_event_goes_to_the_stream_of_the_source_whose_routes_take_it() -> None:

@@ -106,8 +106,18 @@ def test_before_the_first_run_the_queues_are_shown_empty() -> None:
     write(ASYNC)
     found = run("queues", "--json").json
     assert [(row["name"], row["queued"]) for row in found["queues"]] == [("later", 0)]
-    assert found["outbox"] == {"waiting": 0, "refused": 0, "error": None}
+    assert (found["outbox"]["waiting"], found["outbox"]["refused"], found["outbox"]["error"]) == (0, 0, None)
     assert not Path(".pipeline").exists()
+
+
+def test_a_queue_that_is_nowhere_is_a_mistake_and_one_that_only_has_jobs_is_none() -> None:
+    write(ASYNC)
+    ran = run("queues", "jobs", "latr")
+    assert (ran.code, ran.err) == (2, "error: there is no queue 'latr'; did you mean 'later'?\n")
+    leave(NewJob("c", "other", stage="log"))
+    assert run("queues", "jobs", "other").out.endswith("1 job\n")
+    assert run("queues", "jobs", "other", "--state", "failed").out == "0 failed runs\n"
+    assert run("queues", "jobs", "none", "--state", "failed").code == 2
 
 
 def test_the_jobs_of_a_queue_are_listed_with_how_they_stand() -> None:

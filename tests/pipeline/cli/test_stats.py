@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from pipeline.connectors import Outgoing
+from pipeline.jobs.outbox import publish
 from pipeline.ledger.database import Database
 from pipeline.ledger.instances import Instances
 from pipeline.ledger.migrations import migrate
@@ -88,3 +90,30 @@ def test_one_that_went_long_ago_is_forgotten() -> None:
 def test_workers_alone_read_no_events() -> None:
     beats(InstanceStats.of({}, running=True, kind="worker").as_json())
     assert run("stats").code == 1
+
+
+def test_messages_that_wait_long_to_be_published_are_told_of_with_their_streams() -> None:
+    beats(runner())
+    assert "outbox" not in run("stats").out
+
+    async def leave() -> None:
+        database = Database(DATABASE)
+        message, ago = Outgoing(b"{}", "a", "m", {}), datetime.now(UTC) - timedelta(minutes=3)
+        async with database.write() as connection:
+            await publish(connection, database.dialect, "nosuch.dl", [message], ago, pipeline="hello")
+        await database.close()
+
+    asyncio.run(leave())
+    shown = run("stats")
+    assert "outbox: 1 message for nosuch.dl not published, the oldest for 18" in shown.out
+    assert "'pipeline check --live'" in shown.out
+    assert run("stats", "--json").json["outbox"]["streams"] == ["nosuch.dl"]
+
+
+def test_people_read_yes_no_and_a_dash() -> None:
+    beats(runner())
+    shown = run("stats").out
+    assert "running              yes" in shown
+    assert "last_error           -" in shown
+    assert "None" not in shown
+    assert "True" not in shown

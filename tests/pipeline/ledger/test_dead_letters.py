@@ -46,3 +46,8 @@ async def test_one_is_found_by_its_id(letters: DeadLetters) -> None:
 async def test_an_unknown_filter_is_named(letters: DeadLetters) -> None:
     with pytest.raises(UserError, match="'colour'"):
         await letters.list(colour="red")
+
+
+async def test_the_names_in_a_field_are_those_of_all_dead_letters(letters: DeadLetters) -> None:
+    assert await letters.names("route") == {"a", "b"}
+    assert await letters.names("source") == {"admin"}

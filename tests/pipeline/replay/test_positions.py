@@ -28,6 +28,8 @@ def minutes(number: float) -> datetime:
         ("1200", "to", 1200),
         ("2026-01-01T09:00:00Z", "from", NINE),
         ("2026-01-01T10:00+01:00", "to", NINE),
+        ("2026-01-01T09:00", "to", NINE),
+        ("2026-01-01", "from", datetime(2026, 1, 1, tzinfo=UTC)),
     ],
 )
 def test_a_position_is_a_word_an_offset_or_a_time(text: str, end: Literal["from", "to"], position: Position) -> None:
@@ -37,9 +39,7 @@ def test_a_position_is_a_word_an_offset_or_a_time(text: str, end: Literal["from"
 @pytest.mark.parametrize(
     ("text", "end", "says"),
     [
-        ("2026-01-01T09:00", "from", "has no zone: write 2026-01-01T09:00:00Z for UTC"),
-        ("2026-01-01", "to", "has no zone"),
-        ("yesterday", "from", "write 'first', an offset such as 1200, or a time"),
+        ("yesterday", "from", "write 'first', an offset such as 1200, a time as in"),
         ("last", "to", "write 'now', an offset"),
         ("now", "from", "write 'first'"),
         ("-3", "from", "is no place in a stream"),
@@ -51,6 +51,13 @@ def test_what_is_no_position_is_refused_with_what_is_one(text: str, end: Literal
         parse_position(text, end)
     assert says in str(error.value)
     assert f"--{end}" in str(error.value)
+
+
+def test_a_position_may_be_how_long_ago() -> None:
+    before = datetime.now(UTC)
+    position = parse_position("2h", "from")
+    assert isinstance(position, datetime)
+    assert before <= position + timedelta(hours=2) <= datetime.now(UTC)
 
 
 def test_a_time_reads_the_same_however_it_is_written() -> None:

@@ -26,8 +26,8 @@ from pipeline_handlers.governance.commands.asking import (
     ExecutionOption,
     LimitOption,
     WorkflowOption,
-    asked,
     options_of,
+    refuse_unknown,
     with_database,
 )
 
@@ -64,9 +64,12 @@ def list_approvals(
 ) -> None:
     """List approvals, the newest first; by default those that are open."""
     from pipeline_handlers.governance.approvals import ApprovalRecords
+    from pipeline_handlers.governance.executions import Executions
     from pipeline_handlers.governance.shown import approval_json, approval_line, print_table
 
     filters = {"execution": execution, "workflow": workflow, "entity": entity, "entity_id": entity_id}
+
+    pipeline = opened(config, lenient=True)
 
     async def ask(database: Database, name: str) -> tuple[list[Approval], dict[str, Any]]:
         records = ApprovalRecords(database)
@@ -74,15 +77,19 @@ def list_approvals(
             return [], {}
         wanted = None if status == "all" else status
         found = await records.list(limit, status=wanted, approver=approver, **filters)
+        if not found:
+            await refuse_unknown(pipeline, Executions(database, pipeline=name), filters)
         return found, await records.decisions(one.id for one in found)
 
-    found, decisions = asked(config, ask)
+    found, decisions = run(with_database(pipeline, ask))
     if as_json:
         show_json({"approvals": [approval_json(one, decisions[one.id]) for one in found]})
         return
     if found:
         columns = ("id", "created_at", "workflow", "entity", "mode", "approvers", "decided", "status", "due_at")
-        print_table(columns, [approval_line(one, decisions[one.id]) for one in found])
+        lines = [approval_line(one, decisions[one.id]) for one in found]
+        least = ("created_at", "mode", "due_at", "decided", "workflow")
+        print_table(columns, lines, fold=("approvers", "decided"), drop=least)
     say(count(len(found), "approval"))
 
 
@@ -114,7 +121,6 @@ def _decide(config: Path, id_: str, approver: str, decision: Decision, comment: 
     from pipeline.errors import Reject, Retry
     from pipeline_handlers.governance.executions import Executions
     from pipeline_handlers.governance.shown import came_to
-    from pipeline_handlers.governance.steering import no_execution
 
     pipeline = opened(config, lenient=True)
 
@@ -124,7 +130,9 @@ def _decide(config: Path, id_: str, approver: str, decision: Decision, comment: 
             raise UserError(f"there is no approval {id_!r}: 'pipeline approvals list' shows them")
         execution = found or await Executions(database, pipeline=name).get(id_)
         if execution is None:
-            raise no_execution(id_)
+            raise UserError(
+                f"there is no approval, and no execution, {id_!r}: 'pipeline approvals list --status all' shows them"
+            )
         approvals = _approvals(pipeline, database, execution.stage)
         try:
             decided = await approvals.decide(

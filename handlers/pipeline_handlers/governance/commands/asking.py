@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias, TypeVar
 
 import typer
 
-from pipeline.commands import OpenedPipeline, UserError, opened, run
+from pipeline.commands import OpenedPipeline, UserError, moment, no_such, opened, run
+from pipeline.moments import WRITTEN
 
 if TYPE_CHECKING:
     from pipeline.ledger.database import Database
+    from pipeline_handlers.governance.executions import Executions
     from pipeline_handlers.governance.options import GovernanceOptions
 
 __all__ = [
     "ActorOption", "EntityIdOption", "EntityOption", "ExecutionOption", "LimitOption", "SinceOption", "WorkflowOption",
-    "asked", "each", "login", "moment", "options_of", "raise_for", "with_database",
+    "asked", "each", "login", "options_of", "raise_for", "refuse_unknown", "since_of", "with_database",
 ]  # fmt: skip
 
 K = TypeVar("K", str, int)
@@ -33,7 +35,7 @@ EntityIdOption: TypeAlias = Annotated[str | None, typer.Option(metavar="ID", hel
 ExecutionOption: TypeAlias = Annotated[str | None, typer.Option(metavar="ID", help="Only of this execution.")]
 SinceOption: TypeAlias = Annotated[
     str | None,
-    typer.Option(metavar="TIME", help="Only those made since then: a time (ISO 8601, UTC) or how long ago, as in 24h."),
+    typer.Option(metavar="TIME", help=f"Only those made since then: {WRITTEN}."),
 ]
 ActorOption: TypeAlias = Annotated[
     str | None, typer.Option("--as", metavar="NAME", help="Who does it; by default your login.")
@@ -92,32 +94,33 @@ def raise_for(refused: Mapping[str, str], *, told: bool) -> None:
         raise UserError("\n".join(refused.values()))
 
 
-def moment(text: str | None, now: datetime | None = None) -> datetime | None:
-    """The time that an option like ``--since`` names.
+def since_of(text: str | None) -> datetime | None:
+    """The time that ``--since`` names, if it is given. Raises `UserError`."""
+    return None if text is None else moment(text)
 
-    Args:
-        text: A time in ISO 8601, in UTC unless it says otherwise; or a duration, which counts back from now.
-        now: Now, for tests.
+
+async def refuse_unknown(pipeline: OpenedPipeline, executions: Executions, filters: Mapping[str, str | None]) -> None:
+    """Ask this where nothing was found: a name that is nowhere is a mistake, and not good news.
 
     Raises:
-        UserError: It is neither.
+        UserError: Neither the file has such a workflow or entity, nor any execution.
     """
-    from pipeline.config.models import seconds
+    from pipeline_handlers.governance.options import ANY_ENTITY, GovernanceOptions
 
-    if text is None:
-        return None
-    try:
-        ago = seconds(text)
-    except ValueError:
-        ago = None
-    try:
-        if isinstance(ago, float):
-            return (now or datetime.now(UTC)) - timedelta(seconds=ago)
-        found = datetime.fromisoformat(text)
-    except (ValueError, OverflowError):
-        told = "write a time as in 2026-01-31 or 2026-01-31T12:00:00Z, or how long ago, as in 24h"
-        raise UserError(f"{text!r} is no time: {told}") from None
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    if pipeline.problems:  # the file may have it where it can't be read
+        return
+    stages = pipeline.stages_using("governance").values()
+    options = [each for each in stages if isinstance(each, GovernanceOptions)]
+    in_file = {
+        "workflow": {workflow.name for each in options for workflow in each.workflows},
+        "entity": {entity for each in options for entity in each.known_entities},
+    }
+    for name, known in in_file.items():
+        wanted = filters.get(name)
+        if wanted is None or wanted in known or ANY_ENTITY in known:
+            continue
+        if wanted not in (stored := await executions.names(name)):
+            raise no_such(name, wanted, known | stored)
 
 
 def login() -> str:

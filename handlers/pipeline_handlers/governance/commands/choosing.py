@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 import typer
 
 from pipeline.commands import OpenedPipeline, UserError, count, iso, run, say, show_json
-from pipeline_handlers.governance.commands.asking import with_database
+from pipeline_handlers.governance.commands.asking import refuse_unknown, with_database
 
 if TYPE_CHECKING:
     from pipeline.ledger.database import Database
@@ -69,7 +69,7 @@ def choose(pipeline: OpenedPipeline, choice: Choice) -> list[str]:
     if choice.ids:
         ids, some = list(choice.ids), None
     else:
-        ids, some = run(with_database(pipeline, lambda database, name: _chosen(database, name, choice)))
+        ids, some = run(with_database(pipeline, lambda database, name: _chosen(pipeline, database, name, choice)))
     if choice.dry_run:
         _tell(choice, ids, some)
         raise typer.Exit
@@ -90,27 +90,31 @@ def _refuse_contradictions(choice: Choice) -> None:
         raise UserError(f"--all and {given[0]} contradict each other: leave one of them out")
 
 
-async def _chosen(database: Database, name: str, choice: Choice) -> tuple[list[str], list[WorkflowExecution]]:
+async def _chosen(
+    pipeline: OpenedPipeline, database: Database, name: str, choice: Choice
+) -> tuple[list[str], list[WorkflowExecution]]:
     from pipeline_handlers.governance.executions import Executions
 
     executions = Executions(database, pipeline=name)
     if not database.exists():  # before the first run
         return [], []
     ids = await executions.ids(since=choice.since, **choice.filters)
+    if not ids:
+        await refuse_unknown(pipeline, executions, choice.filters)
     some = await executions.some(ids[:_SHOWN]) if choice.dry_run else []
     return ids, some
 
 
 def _tell(choice: Choice, ids: Sequence[str], some: Sequence[WorkflowExecution] | None) -> None:
     """What would be done."""
-    from pipeline_handlers.governance.shown import execution_line, print_table
+    from pipeline_handlers.governance.shown import LEAST, execution_line, print_table
 
     if choice.as_json:
         show_json({"dry_run": True, "total": len(ids), "executions": list(ids)})
         return
     if some:
         columns = ("id", "created_at", "workflow", "entity", "status", "phase", "done", "error")
-        print_table(columns, [execution_line(one) for one in some])
+        print_table(columns, [execution_line(one) for one in some], fold=("error",), drop=LEAST)
         if len(ids) > len(some):
             say(f"and {len(ids) - len(some):,} more")
     say(f"would {choice.action} {count(len(ids), 'execution')}; nothing was changed")

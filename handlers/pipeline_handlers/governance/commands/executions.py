@@ -28,9 +28,10 @@ from pipeline_handlers.governance.commands.asking import (
     asked,
     each,
     login,
-    moment,
     options_of,
     raise_for,
+    refuse_unknown,
+    since_of,
     with_database,
 )
 from pipeline_handlers.governance.commands.choosing import AllOption, Choice, DryRunOption, YesOption, choose
@@ -72,24 +73,28 @@ def list_executions(
 ) -> None:
     """List executions, the newest first."""
     from pipeline_handlers.governance.executions import Executions
-    from pipeline_handlers.governance.shown import execution_json, execution_line, print_table
+    from pipeline_handlers.governance.shown import LEAST, execution_json, execution_line, print_table
 
     filters = {"status": status, "phase": phase, "workflow": workflow, "entity": entity, "entity_id": entity_id}
-    first = moment(since)
+    first = since_of(since)
+    pipeline = opened(config, lenient=True)
 
     async def ask(database: Database, name: str) -> tuple[list[WorkflowExecution], int]:
         found = Executions(database, pipeline=name)
         if not database.exists():  # before the first run
             return [], 0
-        return await found.list(limit, since=first, **filters), await found.count(since=first, **filters)
+        total = await found.count(since=first, **filters)
+        if not total:
+            await refuse_unknown(pipeline, found, filters)
+        return await found.list(limit, since=first, **filters), total
 
-    found, total = asked(config, ask)
+    found, total = run(with_database(pipeline, ask))
     if as_json:
         show_json({"total": total, "executions": [execution_json(one) for one in found]})
         return
     if found:
         columns = ("id", "created_at", "workflow", "entity", "status", "phase", "done", "error")
-        print_table(columns, [execution_line(one) for one in found])
+        print_table(columns, [execution_line(one) for one in found], fold=("error",), drop=LEAST)
     say(f"{len(found)} of {count(total, 'execution')}" if len(found) < total else count(total, "execution"))
 
 
@@ -142,7 +147,7 @@ def retry_executions(
     if status != "failed":
         raise UserError(f"only failed executions can be retried, not those that are {status!r}")
     filters = {"status": status, "workflow": workflow, "entity": entity, "entity_id": entity_id}
-    choice = Choice("retry", ids or [], filters, moment(since), all=all_, dry_run=dry_run, yes=yes, as_json=as_json)
+    choice = Choice("retry", ids or [], filters, since_of(since), all=all_, dry_run=dry_run, yes=yes, as_json=as_json)
     _retry(opened(config, lenient=True), choice, actor or login(), current_definition=current_definition)
 
 
@@ -172,7 +177,7 @@ def cancel_executions(
     if status != "in_progress":
         raise UserError(f"only executions that are in_progress can be cancelled, not those that are {status!r}")
     filters = {"status": status, "phase": phase, "workflow": workflow, "entity": entity, "entity_id": entity_id}
-    choice = Choice("cancel", ids or [], filters, moment(since), all=all_, dry_run=dry_run, yes=yes, as_json=as_json)
+    choice = Choice("cancel", ids or [], filters, since_of(since), all=all_, dry_run=dry_run, yes=yes, as_json=as_json)
     _cancel(opened(config, lenient=True), choice, actor or login(), reason)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from pipeline.commands import DEFAULT, ConfigOption, JsonOption, count, iso, say, show_json
+from pipeline.commands import DEFAULT, ConfigOption, JsonOption, count, iso, opened, run, say, show_json
 from pipeline_handlers.governance.commands.asking import (
     ActorOption,
     EntityIdOption,
@@ -19,6 +19,8 @@ from pipeline_handlers.governance.commands.asking import (
     each,
     login,
     raise_for,
+    refuse_unknown,
+    with_database,
 )
 
 if TYPE_CHECKING:
@@ -107,18 +109,24 @@ def read_notifications(
 def _list(
     what: str, config: Path, filters: Mapping[str, str | None], limit: int, columns: Sequence[str], *, as_json: bool
 ) -> None:
+    from pipeline_handlers.governance.executions import Executions
     from pipeline_handlers.governance.left import Notifications, Tasks
     from pipeline_handlers.governance.shown import print_table
 
     given = {name: None if (name, value) == ("status", "all") else value for name, value in filters.items()}
 
+    pipeline = opened(config, lenient=True)
+
     async def ask(database: Database, name: str) -> tuple[Sequence[Any], int]:
         found = (Tasks if what == "task" else Notifications)(database, pipeline=name)
         if not database.exists():  # before the first run
             return [], 0
-        return await found.list(limit, **given), await found.count(**given)
+        total = await found.count(**given)
+        if not total:
+            await refuse_unknown(pipeline, Executions(database, pipeline=name), given)
+        return await found.list(limit, **given), total
 
-    found, total = asked(config, ask)
+    found, total = run(with_database(pipeline, ask))
     rows = [_plain(one) for one in found]
     if as_json:
         show_json({"total": total, f"{what}s": rows})
