@@ -85,6 +85,8 @@ def _first_line(error: BaseException) -> str:
     text = str(error).strip().partition("\n")[0]
     if isinstance(error, TimeoutError) and not text:
         return "no answer in time"
+    if _is_asyncpg(error) and type(error).__name__ == "InternalClientError":  # "unexpected connection_lost() call"
+        return "the connection was lost"
     return text or type(error).__name__
 
 

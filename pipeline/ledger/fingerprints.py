@@ -11,13 +11,19 @@ __all__ = ["fingerprint", "pattern"]
 _QUOTED: Final = re.compile(r"(?<!\w)('[^']*'|\"[^\"]*\")(?!\w)")
 _WORD: Final = re.compile(r"[^\s,;()\[\]{}=…]+")
 _DIGIT: Final = re.compile(r"\d")
+_LETTER: Final = re.compile(r"[^\W\d_]")
 _LONGEST: Final = 300
 """Characters of a reason that count: a trace or a dump behind it would make each failure a group of its own."""
 
 
 def pattern(reason: str) -> str:
-    """The reason with ``…`` for what is quoted, and for every word that holds a digit: an id, a number, a time."""
-    return _WORD.sub(_told, _QUOTED.sub("…", reason[: 4 * _LONGEST]))[:_LONGEST]
+    """The reason with ``…`` for what is quoted, and for every word that holds a digit: an id, a number, a time.
+
+    Where nothing would be left, as of a KeyError's reason, what is quoted is kept unless it holds a digit.
+    """
+    reason = reason[: 4 * _LONGEST]
+    unquoted = _QUOTED.sub("…", reason)
+    return _WORD.sub(_told, unquoted if _LETTER.search(unquoted) else reason)[:_LONGEST]
 
 
 def _told(word: re.Match[str]) -> str:
