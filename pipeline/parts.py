@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.load import Loaded, load, peek
+from pipeline.config.models import STAGES
 from pipeline.connections import Probe
 from pipeline.errors import PipelineError, Unavailable
 from pipeline.handlers import Handler
@@ -23,6 +24,7 @@ from pipeline.ledger.copies import Copies
 from pipeline.ledger.database import Database
 from pipeline.ledger.migrations import prepare
 from pipeline.plugins import Plugins, load_plugins
+from pipeline.policies.circuit import Circuits
 from pipeline.resources import Resource
 from pipeline.stages import Stage
 
@@ -67,6 +69,7 @@ class Parts:
         self.database = Database(loaded.config.database.url or "")
         self.resources: dict[str, Resource[Any]] = {}
         self._job_stages: list[str] | None = None
+        self._circuits = Circuits()
 
     async def prepare_database(self) -> None:
         """Migrate a SQLite file; look whether a PostgreSQL database is migrated, where it answers.
@@ -185,7 +188,7 @@ class Parts:
             table = self.config.stage[name]
             stage = Stage(
                 name, handler, self.loaded.policy(name), self.loaded.when(name),
-                is_async=table.is_async, **({"queue": table.async_queue} if table.async_queue else {}),
+                is_async=table.is_async, queue=table.async_queue or STAGES, circuits=self._circuits,
             )  # fmt: skip
             stack.push_async_callback(stage.stop)
             await stage.start(

@@ -13,6 +13,7 @@ from pipeline.config.models import STAGES, Policy
 from pipeline.errors import Reject
 from pipeline.events import Event
 from pipeline.handlers import Delivery, Handler, Setup
+from pipeline.policies.circuit import Circuits
 from pipeline.topics import compile_pattern
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Stage:
         when: Its condition, or None.
         is_async: Whether it runs on a worker.
         queue: The queue of its jobs, where it does.
+        circuits: The process's circuits; without them it has one of its own, where its policy says so.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Stage:
         *,
         is_async: bool = False,
         queue: str = STAGES,
+        circuits: Circuits | None = None,
     ) -> None:
         self.name = name
         self.handler = handler
@@ -54,6 +57,8 @@ class Stage:
         self.is_async = is_async
         self.queue = queue
         self.resources = type(handler).needs(handler.options)
+        circuit = self.policy.circuit
+        self.circuit = (circuits or Circuits()).of(circuit, self.dependency) if circuit is not None else None
         self.takes_batches = type(handler).handle_batch is not Handler.handle_batch
         self.max_batch = handler.max_batch
         self._models = [(compile_pattern(text), model) for text, model in handler.models.items()]
@@ -62,7 +67,7 @@ class Stage:
 
     @property
     def dependency(self) -> str:
-        """What counts as down while the stage's circuit is open: its first resource, else the stage itself."""
+        """What counts as down while its circuit is open: the stage's first resource, else the stage itself."""
         return self.resources[0] if self.resources else f"stage {self.name}"
 
     async def start(

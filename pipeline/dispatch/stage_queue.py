@@ -51,7 +51,7 @@ class StageQueue:
         self._timeout = Timeout(policy.timeout or None, stage.name)
         self._successors = Successors(stage.when) if policy.coalesce else None
         self._call = compose(
-            stage.call, policy, self._timeout, dependency=stage.dependency,
+            stage.call, policy, self._timeout, circuit=stage.circuit,
             successor=self._successors.find if self._successors else None,
         )  # fmt: skip
         self._workers: set[asyncio.Task[None]] = set()

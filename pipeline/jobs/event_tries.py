@@ -51,7 +51,7 @@ class EventTries:
         self._stage = stage
         self._resources = resources
         self._timeout = Timeout(stage.policy.timeout or None, stage.name)
-        self._call = compose(stage.call, stage.policy, self._timeout, dependency=stage.dependency)
+        self._call = compose(stage.call, stage.policy, self._timeout, circuit=stage.circuit)
         self._outage = Outage(stage.name)
 
     def begin(self, jobs: Sequence[Job]) -> tuple[list[list[Try]], list[Verdict]]:

@@ -15,7 +15,7 @@ from pipeline.policies.middleware import Call, FailedTogether, Throttled, call_o
 if TYPE_CHECKING:
     from pipeline.handlers import Delivery
 
-__all__ = ["Circuit", "CircuitOpen"]
+__all__ = ["Circuit", "CircuitOpen", "Circuits"]
 
 Results = Sequence[BaseException | None]
 
@@ -37,7 +37,7 @@ class CircuitOpen(Unavailable):
 
 
 class Circuit:
-    """The circuit of one stage.
+    """The circuit of one dependency; of all stages that have the same.
 
     A call fails by an unexpected error or a time-out; a batch that fails as a whole is one call. A return, `Reject` and
     `Skip` are answers. `Retry`, an outage that the handler itself reports, and what is throttled tell nothing.
@@ -142,6 +142,25 @@ class Circuit:
     def _refusal(self) -> BaseException:
         after = 0.0 if self._probe_at is None else max(0.0, self._probe_at - self._clock())
         return CircuitOpen(self._dependency, self._why, after)
+
+
+class Circuits:
+    """The circuits of one process: one of each dependency, for all stages with the same settings of it.
+
+    Args:
+        clock: The time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._circuits: dict[tuple[str, CircuitPolicy], Circuit] = {}
+
+    def of(self, policy: CircuitPolicy, dependency: str) -> Circuit:
+        """The circuit of this dependency; settings that differ make another one."""
+        known = self._circuits.get((dependency, policy))
+        if known is None:
+            known = self._circuits[dependency, policy] = Circuit(policy, dependency, self._clock)
+        return known
 
 
 class _Tally:

@@ -39,7 +39,7 @@ def compose(
     policy: Policy,
     timeout: Timeout,
     *,
-    dependency: str,
+    circuit: Circuit | None = None,
     successor: Successor | None = None,
     clock: Callable[[], float] = monotonic,
 ) -> Call:
@@ -49,7 +49,7 @@ def compose(
         call: Calls the handler.
         policy: The effective policy.
         timeout: The time-out of the stage's tries.
-        dependency: What counts as down while the circuit is open.
+        circuit: The circuit of what the stage depends on.
         successor: Finds later events of a key; without it nothing is coalesced.
         clock: The time in seconds.
     """
@@ -59,8 +59,8 @@ def compose(
         call = RateLimits(policy.rate_limit, clock).wrap(call)
     if policy.per_key is not None:
         call = KeyConcurrency(policy.per_key, clock).wrap(call)
-    if policy.circuit is not None:
-        call = Circuit(policy.circuit, dependency, clock).wrap(call)
+    if circuit is not None:
+        call = circuit.wrap(call)
     if policy.coalesce is not None and successor is not None:
         call = Coalesce(policy.coalesce, successor, clock).wrap(call)
     return call

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 from pipeline.config.load import Loaded
+from pipeline.config.models import STAGES
 from pipeline.connectors import Connector, Message, MessageBatch, Start
 from pipeline.dispatch.decode import Decoder, Undecodable
 from pipeline.errors import Reject
@@ -283,9 +284,8 @@ def _run(
 def _stage(loaded: Loaded, name: str) -> Stage:
     """The stage, not started: its condition and its handler's models."""
     table = loaded.config.stage[name]
-    queue = {"queue": table.async_queue} if table.async_queue else {}
-    handler = loaded.handler(name)(loaded.options(name))
-    return Stage(name, handler, loaded.policy(name), loaded.when(name), is_async=table.is_async, **queue)
+    handler, queue = loaded.handler(name)(loaded.options(name)), table.async_queue or STAGES
+    return Stage(name, handler, loaded.policy(name), loaded.when(name), is_async=table.is_async, queue=queue)
 
 
 def _tally(stage: Stage, *, closing: bool) -> StageTally:

@@ -26,7 +26,8 @@ def main() -> int:
     """Run what the arguments say; 1 where a promise was broken."""
     arguments = _parser().parse_args()
     print(f"CHAOS_SEED={arguments.seed}", flush=True)
-    logging.getLogger("asyncpg").setLevel(logging.CRITICAL)  # the rig's own pool, while the database is away
+    for library in ("asyncpg", "rstream"):  # of the rig's own pool and producer, while servers are away
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     folder = Path(tempfile.mkdtemp(prefix="pipeline-chaos-"))
     reports = asyncio.run(_run(arguments, folder))
     broken = any(report.wrong for report in reports)

@@ -11,7 +11,7 @@ import pytest
 from pipeline.config.policies import CircuitPolicy
 from pipeline.errors import Reject, Retry, Skip, Unavailable
 from pipeline.handlers import Delivery
-from pipeline.policies.circuit import Circuit, CircuitOpen
+from pipeline.policies.circuit import Circuit, CircuitOpen, Circuits
 from pipeline.policies.middleware import FailedTogether, Throttled
 from tests.pipeline.policies.samples import Calls, Clock, delivery
 
@@ -185,3 +185,14 @@ async def test_what_succeeds_late_does_not_close_it() -> None:
     gate.set()
     assert await late is None
     assert circuit.state == "open"
+
+
+async def test_a_circuit_is_of_the_dependency_whichever_stages_need_it() -> None:
+    circuits, settings = Circuits(Clock()), CircuitPolicy(minimum=2)
+    failing = Calls({"1": ValueError("x"), "2": ValueError("x")})
+    one, other = (circuits.of(settings, "crm").wrap(call) for call in (failing, failing))
+    await one([delivery("1")])
+    await other([delivery("2")])
+    (result,) = await one([delivery("3")]) or [None]
+    assert isinstance(result, CircuitOpen)
+    assert circuits.of(settings, "erp").state == "closed"

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.config.policies import CircuitPolicy, Policy
 from pipeline.errors import Skip
 from pipeline.handlers import Delivery
-from pipeline.policies.circuit import CircuitOpen
+from pipeline.policies.circuit import CircuitOpen, Circuits
 from pipeline.policies.compose import compose, has_more
 from pipeline.policies.middleware import Call, Throttled
 from pipeline.policies.timeout import Timeout
@@ -19,8 +19,9 @@ from tests.pipeline.policies.samples import Calls, Clock, delivery
 def composed(call: Any, clock: Clock, *, later: Delivery | None = None, **policy: Any) -> Call:
     made = Policy.model_validate({"timeout": False, **policy})
     found = later.event if later else None
+    circuit = Circuits(clock).of(made.circuit, "crm") if made.circuit else None
     return compose(
-        call, made, Timeout(made.timeout or None), dependency="crm", successor=lambda *_: found, clock=clock
+        call, made, Timeout(made.timeout or None), circuit=circuit, successor=lambda *_: found, clock=clock
     )  # fmt: skip
 
 
