@@ -14,6 +14,7 @@ from pipeline.cli.files import DEFAULT, ConfigOption, JsonOption
 from pipeline.cli.letters_chosen import (
     GroupOption,
     KindOption,
+    ReplayOption,
     RouteOption,
     SinceOption,
     SourceOption,
@@ -53,6 +54,7 @@ def list_(
     route: RouteOption = None,
     stage: StageOption = None,
     kind: KindOption = None,
+    replay: ReplayOption = None,
     group: GroupOption = None,
     since: SinceOption = None,
     until: UntilOption = None,
@@ -66,7 +68,9 @@ def list_(
     from pipeline.cli.console import count, say, show_json, show_table
     from pipeline.cli.letters_shown import letter_json, origin
 
-    filters = chosen(group=group, source=source, route=route, stage=stage, kind=kind, since=since, until=until)
+    filters = chosen(
+        group=group, source=source, route=route, stage=stage, kind=kind, replay=replay, since=since, until=until
+    )
     filters["state"] = _state(state)
 
     async def ask(letters: DeadLetters, pipeline: OpenedPipeline) -> tuple[list[DeadLetter], int]:
@@ -96,6 +100,7 @@ def groups(
     route: RouteOption = None,
     stage: StageOption = None,
     kind: KindOption = None,
+    replay: ReplayOption = None,
     since: SinceOption = None,
     until: UntilOption = None,
     state: StateOption = "open",
@@ -107,7 +112,7 @@ def groups(
     from pipeline.cli.console import count, say, show_json, show_table
     from pipeline.cli.letters_shown import group_json
 
-    filters = chosen(source=source, route=route, stage=stage, kind=kind, since=since, until=until)
+    filters = chosen(source=source, route=route, stage=stage, kind=kind, replay=replay, since=since, until=until)
     filters["state"] = _state(state)
 
     async def ask(letters: DeadLetters, pipeline: OpenedPipeline) -> Sequence[Group]:

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from pipeline.ledger.dead_letters import DeadLetters
 
 __all__ = [
-    "GroupOption", "KindOption", "RouteOption", "SinceOption", "SourceOption", "StageOption", "UntilOption", "chosen",
-    "say_why_none", "sources_of",
+    "GroupOption", "KindOption", "ReplayOption", "RouteOption", "SinceOption", "SourceOption", "StageOption",
+    "UntilOption", "chosen", "say_why_none", "sources_of",
 ]  # fmt: skip
 
-Named: TypeAlias = Literal["source", "route", "stage", "kind"]
+Named: TypeAlias = Literal["source", "route", "stage", "kind", "replay"]
 _KINDS: Final = (
     "undecodable", "too_big", "too_deep", "too_many_headers", "headers_too_big", "duplicate_keys", "huge_number",
     "routing_key_too_long", "invalid_data", "rejected", "unwritable", "worker_lost",
@@ -31,6 +31,10 @@ RouteOption: TypeAlias = Annotated[str | None, typer.Option(metavar="NAME", help
 StageOption: TypeAlias = Annotated[str | None, typer.Option(metavar="NAME", help="Only of this stage.")]
 KindOption: TypeAlias = Annotated[
     str | None, typer.Option(metavar="KIND", help="Only of this kind, as in invalid_data.")
+]
+ReplayOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--replay", metavar="NAME", help="Only what this replay left, as 'replay --list' names it."),
 ]
 GroupOption: TypeAlias = Annotated[
     str | None, typer.Option("--group", metavar="ID", help="Only of this group of failures, as 'groups' shows it.")
@@ -48,6 +52,7 @@ def chosen(
     route: str | None = None,
     stage: str | None = None,
     kind: str | None = None,
+    replay: str | None = None,
     since: str | None = None,
     until: str | None = None,
 ) -> dict[str, Any]:
@@ -56,7 +61,7 @@ def chosen(
     Raises:
         UserError: A time is none.
     """
-    given = {"fingerprint": group, "source": source, "route": route, "stage": stage, "kind": kind}
+    given = {"fingerprint": group, "source": source, "route": route, "stage": stage, "kind": kind, "replay": replay}
     times = {"since": since, "until": until}
     filters: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return filters | {name: moment(text) for name, text in times.items() if text is not None}
@@ -77,8 +82,8 @@ async def say_why_none(pipeline: OpenedPipeline, letters: DeadLetters, filters: 
         advice: How to get at those of sources that are not in the file.
 
     Raises:
-        UserError: Neither the file has such a source, route, stage or kind, nor any dead letter; or no dead letter is
-            of such a group.
+        UserError: Neither the file has such a source, route, stage or kind, nor any dead letter; there is no such
+            replay; or no dead letter is of such a group.
     """
     from pipeline.commands import warn
 
@@ -98,13 +103,18 @@ async def _refuse_unknown(pipeline: OpenedPipeline, letters: DeadLetters, filter
         ("route", {route.name or route.match[0] for route in config.route}),
         ("stage", set(config.stage)),
         ("kind", set(_KINDS)),
+        ("replay", set()),
     )
     for name, known in in_file:
         wanted = filters.get(name)
         if wanted is None or wanted in known or wanted in (stored := await letters.names(name)):
             continue
-        if name == "kind" or not pipeline.problems:  # else the file may have it where it can't be read
+        if name == "replay" and await letters.count(replay=wanted):  # it was forgotten
+            continue
+        if name in ("kind", "replay") or not pipeline.problems:  # else the file may have it where it can't be read
             raise no_such(name, wanted, known | stored)
     group = filters.get("fingerprint")
     if group is not None and not await letters.count(fingerprint=group):
+        if (name := group.partition(".replay.")[2]) and await letters.count(replay=name):
+            raise UserError(f"{group!r} is a replay's consumer group: choose its dead letters with --replay {name}")
         raise UserError(f"there is no group {group!r}: 'pipeline dead-letters groups' shows them")

@@ -15,6 +15,7 @@ from pipeline.cli.leaving import FAILED
 from pipeline.cli.letters_chosen import (
     GroupOption,
     KindOption,
+    ReplayOption,
     RouteOption,
     SinceOption,
     SourceOption,
@@ -75,6 +76,7 @@ def redrive(
     route: RouteOption = None,
     stage: StageOption = None,
     kind: KindOption = None,
+    replay: ReplayOption = None,
     since: SinceOption = None,
     until: UntilOption = None,
     every: AllOption = False,
@@ -97,7 +99,9 @@ def redrive(
     order = _order(
         config, _filters(
             ids, every,
-            chosen(group=group, source=source, route=route, stage=stage, kind=kind, since=since, until=until),
+            chosen(
+                group=group, source=source, route=route, stage=stage, kind=kind, replay=replay, since=since, until=until
+            ),
         ),
         by, reason, dry_run=dry_run, yes=yes, as_json=as_json,
     )  # fmt: skip
@@ -121,6 +125,7 @@ def discard(
     route: RouteOption = None,
     stage: StageOption = None,
     kind: KindOption = None,
+    replay: ReplayOption = None,
     since: SinceOption = None,
     until: UntilOption = None,
     every: AllOption = False,
@@ -134,7 +139,9 @@ def discard(
     order = _order(
         config, _filters(
             ids, every,
-            chosen(group=group, source=source, route=route, stage=stage, kind=kind, since=since, until=until),
+            chosen(
+                group=group, source=source, route=route, stage=stage, kind=kind, replay=replay, since=since, until=until
+            ),
         ),
         by, reason, dry_run=dry_run, yes=yes, as_json=as_json,
     )  # fmt: skip

@@ -139,14 +139,14 @@ def _confirm(plan: Plan) -> None:
     if plan.note:
         say(plan.note, style="yellow", stderr=True)
     left = plan.total - plan.done
-    again = f", of which {plan.done:,} are done," if plan.done else ""
-    where = f"{choice.table.stream}, offsets {plan.first} to {plan.last}"
-    say(f"{count(plan.total, 'message')} of {where}{again} through:", stderr=True)
+    again = f", {plan.done:,} of them done before," if plan.done else ""
+    say(f"offsets {plan.first} to {plan.last} of {choice.table.stream}{again} through:", stderr=True)
     for route in choice.routes:
         stages = " → ".join(route.stages) or "no stage"
         closing = f"; finally {', '.join(route.finally_)}" if route.finally_ else ""
         say(f"  {route.name or route.match[0]}: {stages}{closing}", stderr=True)
-    if not typer.confirm(f"Handle {left:,} again, with all effects?", err=True):
+    # How many messages that is, nobody knows before they are read: a stream's offsets may have gaps.
+    if not typer.confirm(f"Handle at most {count(left, 'message')} again, with all effects?", err=True):
         raise typer.Exit(FINE)
 
 

@@ -23,7 +23,7 @@ def show_dry_run(report: DryRunReport, *, as_json: bool) -> None:
     if report.last < report.first:
         say("nothing to replay")
         return
-    before = f"; {report.done:,} are done by earlier runs" if report.done else ""
+    before = f"; {count(report.done, 'offset')} of them done by earlier runs" if report.done else ""
     say(f"replay {report.name}, a dry run: {count(report.messages, 'message')} of {report.stream}, "
         f"offsets {report.first} to {report.last}{before}")  # fmt: skip
     say()

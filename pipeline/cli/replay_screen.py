@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
 from pipeline.cli.console import count, say, show_table
+from pipeline.cli.files import DEFAULT
 from pipeline.cli.leaving import FAILED, FINE, INTERRUPTED
 from pipeline.cli.running import Run
 
@@ -26,6 +29,8 @@ __all__ = ["ReplayRun", "bar"]
 
 _LOOK_SECONDS = 0.2
 _RATE_SECONDS = 10.0
+_SETTLE_SECONDS = 2.0
+"""How long no rate is shown: the first messages that are committed would pass for a rate that nothing keeps."""
 _LINE_SECONDS = 5.0
 _JSON_SECONDS = 1.0
 
@@ -64,9 +69,9 @@ class ReplayRun(Run):
         if plan is None or plan.is_over:
             return
         if self._talk and not self._as_json:
-            begun = f", {plan.done:,} done before" if plan.done else ""
-            name = plan.choice.name
-            say(f"replay {name}: {count(plan.total, 'message')} of {plan.choice.table.stream}{begun}", stderr=True)
+            begun = f", {plan.done:,} of them done before" if plan.done else ""
+            where = f"offsets {plan.first} to {plan.last} of {plan.choice.table.stream}"
+            say(f"replay {plan.choice.name}: {where}{begun}", stderr=True)
             if sys.stderr.isatty():
                 self._bar = _Bar("replaying", progress.total, plan.done)
 
@@ -74,7 +79,7 @@ class ReplayRun(Run):
         """How far it is, again and again."""
         told_at = time.monotonic()
         every = _JSON_SECONDS if self._as_json else _LINE_SECONDS
-        rate = _Rate(self._replay.progress().done)
+        handled, done = _Rate(0), _Rate(self._replay.progress().done)
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             progress = self._replay.progress()
@@ -82,17 +87,19 @@ class ReplayRun(Run):
                 self._bar.show(progress)
             elif (self._talk or self._as_json) and time.monotonic() - told_at >= every:
                 told_at = time.monotonic()
-                self._tell_line(progress, rate(progress.done))
+                self._tell_line(progress, handled(progress.handled), done(progress.done))
 
-    def _tell_line(self, progress: ReplayProgress, rate: float) -> None:
+    def _tell_line(self, progress: ReplayProgress, rate: float, pace: float) -> None:
+        """How far it is, with the messages that are handled in a second, and the offsets that are done."""
         if self._as_json:
             _json_line("progress", done=progress.done, total=progress.total, events_per_second=round(rate, 1),
                        dead=progress.dead, state=progress.state, reason=progress.reason)  # fmt: skip
             return
         share = 100 * progress.done // max(1, progress.total)
-        eta = f", {_clock((progress.total - progress.done) / rate)} to go" if rate else ""
+        eta = f", {_clock((progress.total - progress.done) / pace)} to go" if pace else ""
         why = f" ({progress.reason})" if progress.reason else ""
-        say(f"{progress.done:,} of {progress.total:,} ({share}%), {rate:,.0f}/s{eta}{why}", stderr=True)
+        far = f"{progress.done:,} of {progress.total:,} offsets ({share}%)"
+        say(f"{far}, {_per_second(rate)} handled{eta}{why}", stderr=True)
 
     def tell_end(self, seconds: float, status: int) -> None:
         """The summary; nothing where it never began."""
@@ -119,22 +126,45 @@ def _tell_summary(summary: ReplaySummary, replay: Replay) -> None:
     if summary.routes:
         outcomes = ("handled", "filtered", "dead")
         rows = [(route, *(found.get(one, 0) for one in outcomes)) for route, found in summary.routes.items()]
+        say("routes in this run:")
         show_table(("route", *outcomes), rows)
-    speed = f"in {summary.seconds:.1f} s, {summary.events_per_second:,.0f}/s"
-    totals = ", ".join(f"{number:,} {name}" for name, number in summary.outcomes.items() if number)
-    say(f"{count(summary.processed, 'message')} {speed}; in all {totals or 'none'}")
+    speed = f"in {summary.seconds:.1f} s, {_per_second(summary.events_per_second)} handled"
+    told = f" ({_listed(summary.this_run)})" if summary.processed else ""
+    say(f"this run: {count(summary.processed, 'message')}{told} {speed}")
+    if summary.outcomes and summary.outcomes != summary.this_run:
+        say(f"all runs of this replay: {_listed(summary.outcomes) or 'none'}")
+    if summary.unreadable:
+        say(_unreadable(summary))
     if summary.left_jobs:
         say("jobs were left: runners and workers run them")
     if summary.dead:
-        say(f"{count(summary.dead, 'message')} dead: see 'pipeline dead-letters list --source {summary.source}', "
-            f"group {summary.group}", style="red", stderr=True)  # fmt: skip
+        again = " in all runs" if summary.outcomes != summary.this_run else ""
+        say(f"{count(summary.dead, 'message')} dead{again}: '{_look(summary, replay)}' shows what is open of them",
+            style="red", stderr=True)  # fmt: skip
     if not summary.finished:
-        total = summary.last - summary.first + 1
-        say(
-            f"stopped at {summary.done:,} of {total:,}: the same command{_times(plan)} goes on from there",
-            style="yellow",
-            stderr=True,
-        )
+        done = f"{summary.done:,} of {summary.last - summary.first + 1:,} offsets"
+        say(f"stopped with {done} done: the same command{_times(plan)} goes on from there", style="yellow", stderr=True)
+
+
+def _listed(outcomes: Mapping[str, int]) -> str:
+    return ", ".join(f"{number:,} {name}" for name, number in outcomes.items() if number)
+
+
+def _unreadable(summary: ReplaySummary) -> str:
+    """What can't be read and is no news, or reaches none of the chosen routes."""
+    number, known = summary.unreadable, summary.unreadable_known
+    whose = "they have dead letters already" if number > 1 else "it has a dead letter already"
+    if known < number:
+        whose = f"without --route and --only {'they leave dead letters' if number > 1 else 'it leaves a dead letter'}"
+        whose += f"; {known:,} of them {'have' if known > 1 else 'has'} one already" if known else ""
+    return f"{number:,} filtered as {'they' if number > 1 else 'it'} can't be read ({whose})"
+
+
+def _look(summary: ReplaySummary, replay: Replay) -> str:
+    """The command that lists its dead letters."""
+    path = str(replay.loaded.path)
+    config = "" if path == str(DEFAULT) else f" --config {shlex.quote(path)}"
+    return f"pipeline dead-letters list --source {summary.source} --replay {summary.name}{config}"
 
 
 def _times(plan: Plan) -> str:
@@ -153,31 +183,43 @@ class _Bar:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
-        self._rate = _Rate(done)
+        self._began = time.monotonic()
+        self._rate = _Rate(0)
         self._what = what
         columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(), TextColumn("{task.fields[why]}"),
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("offsets"),
+            TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[why]}"),
         )  # fmt: skip
         self.bar: Progress = Bar(*columns, console=Console(stderr=True))
         self.task: TaskID = self.bar.add_task(what, total=total, completed=done, rate="", why="")
         self.bar.start()
+        self._logged = _send_log(sys.stderr)  # which is the bar's now: it writes lines above itself
         self.bar.console.show_cursor(True)  # a second Ctrl-C leaves no time to bring it back
 
     def show(self, progress: ReplayProgress) -> None:
         """Show how far it is."""
         what = "stopping" if progress.state == "draining" else self._what
-        rate = f"{self._rate(progress.done):,.0f}/s"
+        rate = f"{_per_second(self._rate(progress.handled))} handled"
+        if time.monotonic() - self._began < _SETTLE_SECONDS:
+            rate = ""
         self.bar.update(self.task, completed=progress.done, description=what, rate=rate, why=_plain(progress.reason))
 
     def stop(self, progress: ReplayProgress) -> None:
         """Show it a last time, and let go of the terminal."""
         self.show(progress)
         self.bar.stop()
+        for handler, stream in self._logged:
+            handler.setStream(stream)
+
+
+def _send_log(stream: TextIO) -> list[tuple[logging.StreamHandler[TextIO], TextIO]]:
+    """Let log lines go to a stream; returns the handlers, each with the stream that it had."""
+    handlers = [each for each in logging.getLogger().handlers if isinstance(each, logging.StreamHandler)]
+    return [(each, before) for each in handlers if (before := each.setStream(stream)) is not None]
 
 
 class _Rate:
-    """Events per second over the last seconds."""
+    """How fast a count has risen over the last seconds, per second."""
 
     def __init__(self, done: int) -> None:
         self._points = [(time.monotonic(), done)]
@@ -207,6 +249,10 @@ def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def _json_line(event: str, **fields: Any) -> None:
     typer.echo(json.dumps({"event": event, **fields}, ensure_ascii=False, default=str))
+
+
+def _per_second(rate: float) -> str:
+    return f"{rate:,.0f}/s" if rate >= 10 or not rate else f"{rate:.1f}/s"
 
 
 def _clock(seconds: float) -> str:

@@ -56,6 +56,9 @@ class Source:
         on_jobs: Called after each commit that had jobs in it.
         now: The time that jobs are left at, aware, in UTC.
         pipeline: The pipeline's name, which jobs are left with.
+
+    Attributes:
+        leaves_no_letter: Asked of each message that can't be decoded whether it is only passed by.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Source:
     ) -> None:
         self.name = name
         self.stats = stats
+        self.leaves_no_letter: Callable[[Message], bool] | None = None
         self.window = Window(lease.progress, table.window, table.max_ahead, table.limits.in_flight)
         self.dependencies = Dependencies(resources, self._hold, self.window.release)
         self._decoder = Decoder(name, table.stream, lease, table.limits)
@@ -155,6 +159,9 @@ class Source:
         try:
             event = self._decoder.decode(message)
         except Undecodable as reason:
+            if self.leaves_no_letter is not None and self.leaves_no_letter(message):
+                self._settle(message, Outcome.FILTERED, str(reason))
+                return
             self._undecodable(message, remember, reason.kind, str(reason))
             return
         flight = Flight(message, event, remember)
@@ -188,11 +195,11 @@ class Source:
         self.stats.failed_with(f"message at offset {message.offset}: {reason}")
         self._finish(flight)
 
-    def _settle(self, message: Message, outcome: Outcome) -> None:
+    def _settle(self, message: Message, outcome: Outcome, reason: str = "") -> None:
         """Take in a message whose outcome is known at once."""
         flight = Flight(message, None, None)
         flight.outcome = outcome
-        self.passage.note(flight)
+        self.passage.note(flight, reason)
         self.window.admit(flight)
         self._finish(flight)
 

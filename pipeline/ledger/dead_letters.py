@@ -19,6 +19,7 @@ from pipeline.ledger.database import Database
 from pipeline.ledger.faults import is_deadlock
 from pipeline.ledger.fingerprints import pattern
 from pipeline.ledger.letters_filtered import FILTERS, conditions, redrivable
+from pipeline.ledger.replay_table import ReplayRow
 from pipeline.ledger.tables import DeadLetter, OperatorAction
 
 __all__ = ["FILTERS", "Asked", "DeadLetters", "Group"]
@@ -108,9 +109,9 @@ class DeadLetters:
         found = await self._db.fetch(DeadLetter, select(DeadLetter).where(col(DeadLetter.id) == number))
         return found[0] if found else None
 
-    async def names(self, field: Literal["source", "route", "stage", "kind"]) -> set[str]:
-        """What stands in this field of any dead letter, whatever its state; a thousand at most."""
-        column = _TABLE.c[field]
+    async def names(self, field: Literal["source", "route", "stage", "kind", "replay"]) -> set[str]:
+        """What stands in this field of any dead letter, whatever its state, or replays' names; at most a thousand."""
+        column = col(ReplayRow.name) if field == "replay" else _TABLE.c[field]
         return set(await self._db.fetch(str, select(column).where(column != "").distinct().limit(1_000)))
 
     async def count(self, **filters: Any) -> int:

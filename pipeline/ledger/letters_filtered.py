@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, false, or_, select
+from sqlalchemy import ColumnElement, and_, false, func, or_, select
 
 from pipeline.errors import UserError
 from pipeline.ledger.clean import clean_id
@@ -15,11 +15,12 @@ __all__ = ["FILTERS", "conditions", "redrivable"]
 
 FILTERS: Final = (
     "source", "group", "stream", "route", "stage", "kind", "event_id", "routing_key", "state", "fingerprint", "ids",
-    "since", "until", "upto", "among",
+    "since", "until", "upto", "among", "replay",
 )  # fmt: skip
 """What dead letters can be chosen by: the names of `DeadLetter`'s fields; ``ids``, of which it must be one; ``since``
 (included) and ``until`` (excluded), aware times between which they failed last; ``upto``, the greatest id; ``among``,
-pairs of group and stream, of which, or of whose replays, it must be one."""
+pairs of group and stream, of which, or of whose replays, it must be one; ``replay``, the name of the replay that left
+it."""
 _TABLE: Final[Any] = DeadLetter.__table__  # type: ignore[attr-defined]
 _REPLAYS: Final[Any] = ReplayRow.__table__  # type: ignore[attr-defined]
 
@@ -46,9 +47,8 @@ def redrivable(group: str, stream: str) -> ColumnElement[bool]:
 
 
 def _condition(name: str, value: Any) -> ColumnElement[bool]:
-    column: Any = getattr(
-        DeadLetter, {"ids": "id", "upto": "id", "among": "id", "since": "last_at", "until": "last_at"}.get(name, name)
-    )
+    fields = {"ids": "id", "upto": "id", "among": "id", "replay": "group", "since": "last_at", "until": "last_at"}
+    column: Any = getattr(DeadLetter, fields.get(name, name))
     condition: ColumnElement[bool]
     match name:
         case "ids":
@@ -57,6 +57,9 @@ def _condition(name: str, value: Any) -> ColumnElement[bool]:
             condition = column <= value
         case "among":
             condition = or_(false(), *(_of_source_or_its_replays(*source) for source in value))
+        case "replay":
+            end = f".replay.{value}"  # compared as it is: LIKE takes capitals for small letters in SQLite
+            condition = func.substr(column, func.length(column) - len(end) + 1) == end
         case "since":
             condition = column >= value
         case "until":

@@ -14,6 +14,7 @@ from pipeline.errors import Fenced
 from pipeline.ledger.columns import utcnow
 from pipeline.ledger.database import Database
 from pipeline.ledger.lease import Lease
+from pipeline.ledger.letters_filtered import conditions
 from pipeline.ledger.redriving import REDRIVING
 from pipeline.ledger.replay_table import ReplayRow
 from pipeline.ledger.tables import DeadLetter, ProgressRow
@@ -81,6 +82,18 @@ class Replays:
         return await self._db.fetch(
             ReplayRow, select(ReplayRow).where(col(ReplayRow.pipeline) == pipeline, theirs.exists())
         )
+
+    async def unreadable(self, live_group: str, row: ReplayRow) -> set[int]:
+        """Offsets in a replay's range of messages that reached no route, and left a dead letter.
+
+        Args:
+            live_group: The source's own group; its dead letters count, and those of all its replays.
+            row: The replay.
+        """
+        offset = col(DeadLetter.offset)
+        theirs = conditions({"among": {(live_group, row.stream)}, "route": ""})
+        within = (offset.between(row.first, row.last), col(DeadLetter.incarnation) == row.incarnation)
+        return set(await self._db.fetch(int, select(offset).where(*theirs, *within).distinct()))
 
     async def finish(self, group: str, stream: str) -> None:
         """Note that everything in the range has an outcome."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pipeline.replay.dry_run import DryRunReport, dry_run
 from pipeline.replay.planning import Plan, plan_replay
 from pipeline.replay.positions import Position, parse_position
-from pipeline.replay.replay import Replay, ReplayProgress, ReplaySummary
+from pipeline.replay.replay import Replay
 from pipeline.replay.request import Choice, ReplayRequest, choose
+from pipeline.replay.summary import ReplayProgress, ReplaySummary
 
 __all__ = [
     "Choice",

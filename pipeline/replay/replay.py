@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -27,87 +26,17 @@ from pipeline.plugins import Plugins
 from pipeline.replay.pace import Pace
 from pipeline.replay.planning import Plan, finished_in, plan_replay
 from pipeline.replay.request import ReplayRequest
+from pipeline.replay.summary import ReplayProgress, ReplaySummary
 from pipeline.replay.supervising import ReplaySupervisor
+from pipeline.replay.tally import Tally
 from pipeline.routing import Router
 from pipeline.stats import SourceStats
 from pipeline.streams.broker import StreamBroker
 from pipeline.supervisor import Shared
 
-__all__ = ["Replay", "ReplayProgress", "ReplaySummary"]
+__all__ = ["Replay"]
 
 _log = logging.getLogger("pipeline.replay")
-
-
-@dataclass(frozen=True, slots=True)
-class ReplayProgress:
-    """How far a replay is now.
-
-    Attributes:
-        done: How many offsets of the range are finished, by earlier runs of it too.
-        total: How many it has: at most so many messages.
-        processed: Messages that this run has finished.
-        dead: How many of them are dead.
-        in_flight: Messages in flight.
-        state: As in `pipeline.stats.SourceStats`.
-        reason: Why it is in that state, for people.
-    """
-
-    done: int
-    total: int
-    processed: int
-    dead: int
-    in_flight: int
-    state: str
-    reason: str
-
-
-@dataclass(slots=True)
-class ReplaySummary:
-    """What a replay did.
-
-    Attributes:
-        name: The replay's name.
-        group: Its consumer group: of its progress, its dead letters and its request ids.
-        source: The source.
-        stream: The stream.
-        first: The first offset of the range.
-        last: The last offset of the range.
-        finished: Whether everything in the range has an outcome.
-        done: How many offsets of the range are finished.
-        outcomes: Messages by outcome, those of earlier runs of this replay included.
-        routes: For each route that ended in this run how often it ended how.
-        processed: Messages that this run has finished.
-        seconds: How long this run took.
-        left_jobs: Whether this run left jobs, which runners and workers run.
-    """
-
-    name: str
-    group: str
-    source: str
-    stream: str
-    first: int
-    last: int
-    finished: bool
-    done: int
-    outcomes: dict[str, int] = field(default_factory=dict)
-    routes: dict[str, dict[str, int]] = field(default_factory=dict)
-    processed: int = 0
-    seconds: float = 0.0
-    left_jobs: bool = False
-
-    @property
-    def dead(self) -> int:
-        """Messages that are dead, those of earlier runs of this replay included."""
-        return self.outcomes.get(Outcome.DEAD.value, 0)
-
-    @property
-    def events_per_second(self) -> float:
-        """Messages that this run finished, per second."""
-        return self.processed / self.seconds if self.seconds else 0.0
-
-    def as_json(self) -> dict[str, Any]:
-        """As JSON values."""
-        return asdict(self) | {"dead": self.dead, "events_per_second": round(self.events_per_second, 1)}
 
 
 class Replay(Life):
@@ -147,7 +76,7 @@ class Replay(Life):
         self._middlewares = middlewares
         self._parts = Parts(loaded, plugins)
         self._stats = SourceStats()
-        self._routes: Counter[tuple[str, Outcome]] = Counter()
+        self._tally = Tally((), is_part=False)
         self._supervisor: ReplaySupervisor | None = None
         self._progress: Progress | None = None
         self._totals: ProgressRow | None = None
@@ -201,7 +130,10 @@ class Replay(Life):
         done = 0
         if plan is not None:
             done = total if self._finished else finished_in(plan.first, plan.last, self._progress or Progress())
-        return ReplayProgress(done, total, stats.processed, stats.failed, stats.in_flight, stats.state, stats.reason)
+        handled = stats.processed - stats.outcomes[Outcome.FILTERED]
+        return ReplayProgress(
+            done, total, stats.processed, handled, stats.failed, stats.in_flight, stats.state, stats.reason
+        )
 
     def summary(self) -> ReplaySummary:
         """What it did.
@@ -214,14 +146,12 @@ class Replay(Life):
             raise PipelineError("the replay was not started, so there is nothing to tell of it")
         totals = self._totals
         outcomes = {one.value: getattr(totals, one.value) for one in Outcome} if totals is not None else {}
-        routes: dict[str, dict[str, int]] = {}
-        for (route, outcome), count in sorted(self._routes.items()):
-            routes.setdefault(route, {})[outcome.value] = count
-        choice = plan.choice
+        this_run = {one.value: count for one, count in self._stats.outcomes.items()}
+        choice, tally = plan.choice, self._tally
         return ReplaySummary(
             choice.name, choice.group, choice.source, choice.table.stream, plan.first, plan.last, self._finished,
-            progress.done, outcomes, routes, progress.processed, (self._ended or monotonic()) - self._began,
-            self._left_jobs,
+            progress.done, outcomes, this_run, tally.routes(), tally.unreadable, tally.unreadable_known,
+            (self._ended or monotonic()) - self._began, self._left_jobs,
         )  # fmt: skip
 
     # Life
@@ -260,6 +190,8 @@ class Replay(Life):
         stages = await parts.start_stages(self._stack, choice.stages)
         router = Router(choice.routes)
         self._stats.source = choice.source
+        known = await Replays(parts.database).unreadable(choice.live_group, row)
+        self._tally = Tally(known, is_part=choice.is_part)
         shared = Shared(
             owner_id(), broker, parts.connector, Ledger(parts.database, parts.copies()), False, router, parts.resources,
             self.config.pipeline.name, self._note_jobs,
@@ -270,7 +202,7 @@ class Replay(Life):
             return key is None or bool(router.routes_for(choice.source, key))
 
         return ReplaySupervisor(
-            choice.source, choice.table, stages, shared, self._stats, row, Pace(self._rate, counts), self._route_ended
+            choice.source, choice.table, stages, shared, self._stats, row, Pace(self._rate, counts), self._tally
         )
 
     async def _run(self, row: ReplayRow, supervisor: ReplaySupervisor) -> None:
@@ -297,9 +229,6 @@ class Replay(Life):
             self._totals = await Replays(self._parts.database).progress(choice.group, choice.table.stream)
         except PipelineError as error:
             _log.warning("what the replay has done so far is not known: %s", error)
-
-    def _route_ended(self, route: str, outcome: Outcome) -> None:
-        self._routes[route, outcome] += 1
 
     def _note_jobs(self) -> None:
         self._left_jobs = True

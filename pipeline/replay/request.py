@@ -75,6 +75,11 @@ class Choice:
         """The replay's consumer group."""
         return self.table.group
 
+    @property
+    def is_part(self) -> bool:
+        """Whether only some of the source's routes or stages run."""
+        return bool(self.asked["routes"] or self.asked["only"])
+
 
 def choose(loaded: Loaded, request: ReplayRequest) -> Choice:
     """What a request means for this pipeline.

@@ -13,13 +13,13 @@ from pipeline.dispatch.resume import Resume
 from pipeline.dispatch.source import Source
 from pipeline.dispatch.window import Window
 from pipeline.errors import UserError
-from pipeline.events import Outcome
 from pipeline.ledger.lease import Lease, Leases, Standing, acquire
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.owner import is_gone
 from pipeline.ledger.replay_table import ReplayRow
 from pipeline.ledger.units import SourceKey
 from pipeline.replay.pace import Pace
+from pipeline.replay.tally import Tally
 from pipeline.stages import Stage
 from pipeline.stats import SourceStats
 from pipeline.streams.follow import StreamState
@@ -45,7 +45,7 @@ class ReplaySupervisor(SourceSupervisor):
         stats: The counters.
         replay: The range.
         pace: How fast.
-        on_route: Called at the end of each route of each message.
+        tally: Is told of the end of each route of each message, and of what can't be decoded.
 
     Attributes:
         lease: The lease, once it has one.
@@ -61,14 +61,14 @@ class ReplaySupervisor(SourceSupervisor):
         stats: SourceStats,
         replay: ReplayRow,
         pace: Pace,
-        on_route: Callable[[str, Outcome], None],
+        tally: Tally,
     ) -> None:
         super().__init__(name, table, stages, shared, stats)
         self.lease: Lease | None = None
         self.completed = False
         self._replay = replay
         self._pace = pace
-        self._on_route = on_route
+        self._tally = tally
         self._gone = ""
 
     async def run(self) -> None:
@@ -94,7 +94,8 @@ class ReplaySupervisor(SourceSupervisor):
 
     def _make_source(self, lease: Lease, end: Callable[[BaseException | None], None]) -> Source:
         source = super()._make_source(lease, end)
-        source.passage.on_route = self._on_route
+        source.passage.on_route = self._tally.route_ended
+        source.leaves_no_letter = self._tally.leaves_no_letter
         return source
 
     def _make_resume(self, lease: Lease, source: Source) -> Resume:

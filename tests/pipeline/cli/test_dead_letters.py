@@ -98,6 +98,21 @@ def test_those_of_replays_say_so_and_are_chosen_with_their_source() -> None:
     assert "nor is such a replay known: replay it anew, from 1 to 1, under another name" in dry.err
 
 
+def test_those_of_one_replay_are_chosen_by_its_name() -> None:
+    insert(letter(offset=1, group="hello.replay.fix", order_known=True))
+    assert run("dead-letters", "list", "--replay", "fix", "--json").json["total"] == 1
+    (group,) = run("dead-letters", "groups", "--replay", "fix", "--json").json["groups"]
+    assert group["count"] == 1
+    by_group = run("dead-letters", "list", "--group", "hello.replay.fix")
+    assert (by_group.code, "choose its dead letters with --replay fix" in by_group.err) == (2, True)
+    nowhere = run("dead-letters", "list", "--replay", "fux")
+    assert (nowhere.code, "there is no replay 'fux'" in nowhere.err) == (2, True)
+    assert "would be redriven" in run("dead-letters", "redrive", "--replay", "fix", "--dry-run").out
+    assert run("dead-letters", "discard", "--replay", "fix", "--reason", "x").out == "1 dead letter now discarded\n"
+    assert run("dead-letters", "list", "--replay", "fix").code == 0
+    assert states() == ["open", "open", "open", "discarded"]
+
+
 def test_what_no_source_reads_is_refused() -> None:
     insert(letter(offset=4, stream="other", order_known=True))
     done = run("dead-letters", "redrive", "4", "--reason", "x")

@@ -112,19 +112,39 @@ def test_a_replay_tells_scripts_what_it_did_and_exits_1_for_dead_letters() -> No
 
 @pytest.mark.slow
 def test_a_terminal_is_asked_shown_a_bar_and_told_how_to_go_on() -> None:
-    publish(*[("order.b", {})] * 12)
+    publish(("bill.a", {}), *[("order.b", {})] * 11)
     with closing(Terminal("replay", "--from", "first", "--rate", "8/s")) as terminal:
-        terminal.shows("Handle 12 again, with all effects?")
+        terminal.shows("Handle at most 12 messages again, with all effects?")
         terminal.type("y\n")
         terminal.shows("replaying")
-        terminal.shows("/s")
+        terminal.shows("offsets")
+        terminal.shows("is dead at try 1")
+        before, _, _ = terminal.shown.rpartition("is dead at try 1")
+        line = before.rpartition("\n")[2]
+        assert "replaying" not in line.rpartition("\x1b[2K")[2]  # the bar was wiped off the log's line
         terminal.process.send_signal(signal.SIGINT)
         assert terminal.ends() == 130
         assert "the same command goes on" in " ".join(terminal.shown.split())
     done = process("replay", "--from", "first", "--yes")
-    assert done.returncode == 0
-    assert "in all 12 handled" in done.stdout
+    assert done.returncode == 1
+    assert "routes in this run:" in done.stdout
+    assert "all runs of this replay: 11 handled, 1 dead" in done.stdout
+    name = run("replay", "--list", "--json").json["replays"][0]["name"]
+    hint = f"pipeline dead-letters list --source events --replay {name}"
+    assert f"1 message dead in all runs: '{hint}' shows" in done.stderr
+    assert run(*hint.split()[1:]).out.endswith("1 dead letter\n")
     assert done.stdout.count("order.b id=") < 12
+
+
+@pytest.mark.slow
+def test_what_cant_be_read_is_told_apart_and_is_no_failure_of_the_chosen_routes() -> None:
+    publish(("order.a", {}), ("order.b", {"long": "x" * 5_000}), ("no", {}))
+    write(PIPELINE + '[source.events.limits]\nevent = "2KiB"\n')
+    done = process("replay", "--from", "first", "--yes", "--route", "orders")
+    assert done.returncode == 0
+    assert "this run: 3 messages (2 filtered, 1 handled) in " in done.stdout
+    assert "1 filtered as it can't be read (without --route and --only it leaves a dead letter)" in done.stdout
+    assert "0 dead letters" in run("dead-letters", "list").out
 
 
 def test_the_embedded_broker_has_one_reader() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pipeline.errors import UserError
@@ -10,7 +12,9 @@ from pipeline.ledger.database import Database
 from pipeline.ledger.dead_letters import DeadLetters
 from pipeline.ledger.lease import Lease
 from pipeline.ledger.ledger import Ledger
-from tests.pipeline.ledger.samples import commit_of, dead, unit
+from pipeline.ledger.replay_table import ReplayRow
+from pipeline.ledger.replays import Replays
+from tests.pipeline.ledger.samples import KEY, commit_of, dead, unit
 
 
 @pytest.fixture
@@ -41,6 +45,31 @@ async def test_one_is_found_by_its_id(letters: DeadLetters) -> None:
 
     assert await letters.get(newest.id) == newest
     assert await letters.get(10**9) is None
+
+
+async def test_a_replays_name_chooses_what_it_left_and_no_other_names(letters: DeadLetters, ledger: Ledger) -> None:
+    for name in ("fix_1", "fixx1", "FIX_1"):
+        lease = await ledger.try_acquire(replace(KEY, group=f"{KEY.group}.replay.{name}"), "runner-1")
+        assert isinstance(lease, Lease)
+        await ledger.commit(lease, commit_of(unit(7, outcome=Outcome.DEAD, dead=[dead()])))
+
+    assert [letter.group for letter in await letters.list(replay="fix_1")] == ["group-1.replay.fix_1"]
+
+
+async def test_a_replay_knows_what_in_its_range_could_not_be_read(db: Database, ledger: Ledger, lease: Lease) -> None:
+    unread = (0, 2, 3, 9)
+    await ledger.commit(
+        lease,
+        commit_of(*(unit(n, outcome=Outcome.DEAD, dead=[dead("" if n in unread else "a")]) for n in range(10))),
+    )
+    replay = ReplayRow(
+        group="group-1.replay.x", stream=KEY.stream, pipeline="p", name="x", source="admin", first=1, last=8
+    )
+    replays = Replays(db)
+
+    assert await replays.unreadable("group-1", replay) == {2, 3}
+    assert await replays.unreadable("group-2", replay) == set()
+    assert await replays.unreadable("group-1", replay.model_copy(update={"incarnation": 1})) == set()
 
 
 async def test_an_unknown_filter_is_named(letters: DeadLetters) -> None:

@@ -33,7 +33,7 @@ async def test_it_says_what_the_replay_then_does(site: Site) -> None:
     (route,) = report.routes
     assert summary.routes["orders"] == {"handled": route.handled, "filtered": route.filtered, "dead": route.invalid}
     assert summary.processed == report.messages
-    assert summary.dead == route.invalid + report.undecodable
+    assert (summary.dead, summary.unreadable) == (route.invalid, report.undecodable)
 
 
 async def test_it_shows_so_many_events(site: Site) -> None:

@@ -19,7 +19,7 @@ from pipeline.ledger.units import SourceKey
 from pipeline.replay import Replay
 from pipeline.replay.book import forget_replay, known_replays, state_of
 from tests.pipeline.dispatch.harness import eventually
-from tests.pipeline.replay.site import Site
+from tests.pipeline.replay.site import PIPELINE, Site
 
 
 def orders(count: int, **data: Any) -> list[tuple[str, dict[str, Any]]]:
@@ -117,11 +117,56 @@ async def test_a_range_whose_rest_is_removed_meanwhile_comes_to_its_end(site: Si
 
 async def test_dead_letters_are_the_replays_own(site: Site) -> None:
     site.publish(*orders(1), ("order.paid", {"n": 666}), ("order.paid", {"n": "many"}), b"no json")
-    summary = await site.run(routes=["orders"])
+    summary = await site.run()
     assert (summary.dead, summary.routes["orders"]) == (3, {"handled": 1, "dead": 2})
     letters = await DeadLetters(site.database).list(group=summary.group)
     assert [letter.kind for letter in sorted(letters, key=lambda one: one.offset)][:2] == ["rejected", "invalid_data"]
     assert {letter.source for letter in letters} == {"s"}
+
+
+async def test_what_cant_be_read_leaves_no_dead_letter_where_only_some_routes_or_stages_run(site: Site) -> None:
+    site.publish(*orders(1), b"no json", b"[]")
+    for part in ({"routes": ["orders"]}, {"only": ["audit"]}):
+        summary = await site.run(**part)
+        assert (summary.dead, summary.unreadable, summary.unreadable_known) == (0, 2, 0)
+        assert summary.this_run == {"duplicate": 0, "filtered": 2, "handled": 1, "dead": 0}
+    assert await DeadLetters(site.database).count() == 0
+
+
+async def test_what_cant_be_read_leaves_one_dead_letter_however_often_it_is_replayed(site: Site) -> None:
+    site.publish(b"no json")
+    await live(site, 1)
+    site.publish(b"[]")
+    told = [await site.run(name=name) for name in ("a", "b")]
+    told.append(await site.run(name="c", routes=["orders"]))
+    assert [(each.dead, each.unreadable, each.unreadable_known) for each in told] == [(1, 1, 1), (0, 2, 2), (0, 2, 2)]
+    letters = await DeadLetters(site.database).list()
+    assert [(each.group, each.offset) for each in letters] == [("g.replay.a", 1), ("g", 0)]
+
+
+async def test_a_dead_letter_of_the_streams_former_life_is_of_another_message(site: Site) -> None:
+    site.publish(b"no json")
+    await live(site, 1)
+    async with site.database.write() as connection:
+        await connection.exec_driver_sql("UPDATE progress SET incarnation = 2")
+    assert (await site.run()).dead == 1
+
+
+async def test_the_journal_says_why_what_cant_be_read_was_passed_by(site: Site) -> None:
+    site.write(PIPELINE.replace('group = "g"', 'group = "g"\njournal = true'))
+    site.publish(b"no json")
+    await site.run(routes=["orders"])
+    ((outcome, reason),) = await site.rows("SELECT outcome, reason FROM outcomes")
+    assert (outcome, "JSON" in reason) == ("filtered", True)
+
+
+async def test_the_rate_that_is_told_is_that_of_messages_that_routes_handled(site: Site) -> None:
+    site.publish(*[("nobody", {})] * 50, *orders(5), b"no json")
+    async with site.replay(routes=["orders"]) as replay:
+        await replay.wait()
+    progress, summary = replay.progress(), replay.summary()
+    assert (progress.processed, progress.handled) == (56, 5)
+    assert summary.events_per_second == pytest.approx(5 / summary.seconds)
 
 
 async def test_ids_are_not_remembered(site: Site) -> None:
