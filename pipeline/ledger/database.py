@@ -27,6 +27,7 @@ RowT = TypeVar("RowT")
 
 _LOCK_WAIT: Final = 5.0
 """Seconds that SQLite waits for another process's lock."""
+_LONG_LOCK_WAIT: Final = 60.0
 _CONNECT_WAIT: Final = 10.0
 """Seconds that connecting to PostgreSQL may take."""
 _IDLE_LIMIT: Final = "10s"
@@ -45,7 +46,7 @@ class Database:
         url: ``sqlite:///relative/path``, ``sqlite:////absolute/path`` or ``postgresql://user:password@host:5432/name``
             (with libpq's parameters, such as ``?sslmode=require``).
         command_timeout: Seconds that one statement may take on PostgreSQL, so that a server that hangs is noticed;
-            None for no limit.
+            None for no limit, and for a minute's patience with SQLite's lock.
 
     Attributes:
         dialect: Which of the two it is.
@@ -64,8 +65,9 @@ class Database:
             self.dialect = "sqlite"
             self._path = Path(parsed.database or "")
             self.location = f"sqlite:///{self._path}"
-            self._writer = _sqlite(self._path, "rwc")
-            self._reader = _sqlite(self._path, "rw")
+            lock_wait = _LOCK_WAIT if command_timeout is not None else _LONG_LOCK_WAIT
+            self._writer = _sqlite(self._path, "rwc", lock_wait)
+            self._reader = _sqlite(self._path, "rw", lock_wait)
         else:
             self.dialect = "postgresql"
             self._writer = self._reader = _postgres(url, command_timeout)
@@ -189,11 +191,11 @@ class _SQLiteConnection(sqlite3.Connection):
         super().close()
 
 
-def _sqlite(path: Path, mode: Literal["rwc", "rw"]) -> AsyncEngine:
+def _sqlite(path: Path, mode: Literal["rwc", "rw"], lock_wait: float) -> AsyncEngine:
     writes = mode == "rwc"
     engine = create_async_engine(
         URL.create("sqlite+aiosqlite", database=f"file:{quote(str(path))}", query={"mode": mode, "uri": "true"}),
-        connect_args={"timeout": _LOCK_WAIT, "isolation_level": None, "factory": _SQLiteConnection},
+        connect_args={"timeout": lock_wait, "isolation_level": None, "factory": _SQLiteConnection},
         pool_size=1 if writes else 4,
         max_overflow=0,
         json_serializer=_to_json,
