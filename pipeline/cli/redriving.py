@@ -53,6 +53,11 @@ _FAILURES = ("failed", "dead", "refused")
 """Outcomes of a redrive that end the command with 1."""
 _PATIENCE = 20
 """Looks without an end after which it is said what is waited for."""
+_AWAITED = {
+    "waiting": "their runner: 'pipeline stats' shows whether it runs",
+    "left": "workers to run what was left as jobs: 'pipeline queues' shows how they get on",
+}
+"""Outcomes that are none yet, and whom they wait for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,14 +268,17 @@ async def _awaited(letters: DeadLetters, asked: Asked) -> dict[str, int]:
     """What came of all of them, once none waits any more."""
     from pipeline.cli.console import say
 
-    looks = 0
-    while (outcomes := await letters.outcomes(asked.request))["waiting"]:
-        looks += 1
-        if looks == _PATIENCE:
-            say("waiting for their runner: 'pipeline stats' shows whether it runs; Ctrl-C ends only this", stderr=True)
+    looks = dict.fromkeys(_AWAITED, 0)
+    while True:
+        outcomes = await letters.outcomes(asked.request)
+        if not any(outcomes.get(name) for name in _AWAITED):
+            return {name: number for name, number in outcomes.items() if name not in _AWAITED}
+        for name, told in _AWAITED.items():
+            if outcomes.get(name):
+                looks[name] += 1
+                if looks[name] == _PATIENCE:
+                    say(f"waiting for {told}; Ctrl-C ends only this", stderr=True)
         await asyncio.sleep(_LOOK_SECONDS)
-    del outcomes["waiting"]
-    return outcomes
 
 
 def _asks() -> bool:

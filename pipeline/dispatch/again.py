@@ -26,14 +26,16 @@ class Again:
         refusal: Why nothing was run; empty where something is.
         only: Whether it runs what failed, and nothing after it: an asynchronous stage, or stages of ``finally``. What
             stands behind these was not kept from running when they failed.
+        left: Whether the stage whose job had failed is left as a job anew: what comes of that, its worker tells.
     """
 
-    __slots__ = ("letter", "only", "refusal")
+    __slots__ = ("left", "letter", "only", "refusal")
 
     def __init__(self, letter: DeadLetter) -> None:
         self.letter = letter
         self.refusal = ""
         self.only = False
+        self.left = False
 
     @property
     def place(self) -> tuple[str, str]:
@@ -72,6 +74,13 @@ class Again:
             flight.route_outcome = Outcome(letter.closing["outcome"])
             flight.route_error = restored_error(letter.closing.get("error"))
         return True
+
+    def leaves(self, route: str, stage: str) -> int:
+        """Note that a stage is left as a job; which redrive that is of the dead letter of this very job, 0 for none."""
+        if (self.letter.route, self.letter.job) != (route, stage):
+            return 0
+        self.left = True
+        return self.letter.redrives + 1
 
     @property
     def _enters_stage(self) -> bool:

@@ -38,6 +38,7 @@ class AsyncStage:
         """Leave the flight's event as a job, and bring the flight to its next stage."""
         stage, source, event = self._stage, self._source, flight.event
         incarnation = self._lease.incarnation if flight.again is None else flight.again.letter.incarnation
+        redrive = 0 if flight.again is None else flight.again.leaves(flight.route_name, stage.name)
         closing = flight.closing
         context = Context(
             stage.name, flight.route_name, source.group, event.id, 1,
@@ -46,7 +47,7 @@ class AsyncStage:
         try:
             job = stage_job(
                 stage.queue, context, event, flight.message, incarnation, flight.keys[flight.at],
-                ordered=flight.lanes[flight.at].ordered,
+                ordered=flight.lanes[flight.at].ordered, redrive=redrive,
             )  # fmt: skip
         except Exception as error:  # noqa: BLE001 - an event that can't be made a job must not stop all others
             now = datetime.now(UTC)
@@ -54,7 +55,8 @@ class AsyncStage:
             dead = Dead(flight.route_name, stage.name, type(error).__name__, describe(error), 0, now, now)
             source.stage_dead(flight, dead, error)
             return
-        if flight.again is not None and closing:  # the job that the first run left there may not have run yet
+        # The job that the first run left there may not have run yet.
+        if flight.again is not None and closing and not redrive:
             job = replace(job, id=f"{job.id}:{flight.again.letter.redrives + 1}")
         source.jobs.leave(flight, (job,))
         source.stage_done(flight)

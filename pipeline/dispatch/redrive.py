@@ -217,10 +217,13 @@ class Redriver:
         # A stage of `finally` was told of its route's outcome, which is not its own.
         outcome = Outcome.DEAD if dead else Outcome.HANDLED if again.only else flight.outcome
         overtakings = self._overtaken.by([flight])
-        return replace(result, outcome=outcome, dead=dead, unit=flight.unit(), overtakings=overtakings)
+        as_job = letter.job if again.left and dead is None else ""
+        return replace(result, outcome=outcome, dead=dead, unit=flight.unit(), overtakings=overtakings, left=as_job)
 
 
 def _told(result: Redriven) -> str:
     if result.outcome is None:
         return f"refused: {result.reason}"
-    return f"dead again: {result.dead.reason}" if result.dead else f"redriven, {result.outcome}"
+    if result.dead:
+        return f"dead again: {result.dead.reason}"
+    return f"left as a job of the stage {result.left!r}" if result.left else f"redriven, {result.outcome}"

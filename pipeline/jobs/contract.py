@@ -75,11 +75,13 @@ class Settlement(Protocol):
         held: The ids of those of the work's jobs that are still this worker's, locked until the end. What another
             worker took over, or somebody cancelled, is not among them: nothing may be written for it.
         now: The time, aware, in UTC, by the database's clock.
+        worker: Who settles them, as `owner_id` names it.
     """
 
     connection: AsyncConnection
     held: frozenset[str]
     now: datetime
+    worker: str
 
     def add(self, row: Any) -> None:
         """Leave a row (a SQLModel instance or a `Row`), written in bulk at the end of the block, parents first."""

@@ -11,6 +11,7 @@ from pipeline.errors import Unavailable
 from pipeline.events import Outcome
 from pipeline.handlers import Context
 from pipeline.jobs.contract import Job, Settlement, Work
+from pipeline.jobs.letter_ends import LetterEnds
 from pipeline.jobs.outbox import job_row
 from pipeline.jobs.stage_event import StageEvent, stage_event, told_error
 from pipeline.jobs.verdicts import Again, Broken, Died, Passed, Verdict, died
@@ -108,7 +109,7 @@ class EventSettler:
                 case Broken(job, error):
                     _log.error("stage %s: the job %s failed: %s", self._stage, job.id, error)
                     settlement.failed(job.id, error)
-                case Passed(job, _, None):
+                case Passed(job, event, None) if not event.redrive:
                     settlement.done(job.id)
                 case Passed(job, event, _) | Died(job, event):
                     by_scope.setdefault(_scope_of(event), []).append(verdict)
@@ -123,6 +124,9 @@ class EventSettler:
         self, settlement: Settlement, scope: Scope, verdicts: Sequence[Passed | Died], isolating: bool
     ) -> None:
         connection = settlement.connection
+        letters = LetterEnds(settlement, scope, self._stage)
+        # Only in isolation it turns out which others fail: these have a dead letter only if they failed before.
+        await letters.find([each for each in verdicts if isolating or isinstance(each, Died) or each.event.redrive])
         job_of: dict[int, str] = {}
         units: list[Unit] = []
         for verdict in verdicts:
@@ -130,16 +134,17 @@ class EventSettler:
             if unit is not None:
                 units.append(unit)
                 job_of[id(unit)] = verdict.job.id
-        if not isolating:
-            if units:
-                await self._writer.write(connection, scope, units)
-            return
-        for refused in await self._writer.isolate(connection, scope, units):
+        unwritable: dict[str, str] = {}
+        if not isolating and units:
+            await self._writer.write(connection, scope, units)
+        for refused in () if not isolating else await self._writer.isolate(connection, scope, units):
             reason = refused.dead.reason
             _log.error(
                 "stage %s: %s@%d is dead: %s", self._stage, scope.key.stream, refused.unit.message.offset, reason
             )
+            unwritable[job_of[id(refused.unit)]] = reason
             settlement.failed(job_of[id(refused.unit)], reason)
+        await letters.write(verdicts, unwritable)
 
     def _unit(self, scope: Scope, verdict: Passed | Died) -> Unit | None:
         """What an event leaves behind; None for nothing. Its id is not remembered: the runner has done that."""

@@ -61,6 +61,7 @@ class OpenSettlement:
     connection: AsyncConnection
     held: frozenset[str]
     now: datetime
+    worker: str
     rows: list[Any] = field(default_factory=list)
     finished: dict[str, str | _Again | None] = field(default_factory=dict)
     new_jobs: list[NewJob] = field(default_factory=list)
@@ -148,7 +149,7 @@ class Settler:
         now = self._clock.now()
         async with self._database.write() as connection:
             found = await connection.execute(self._hold, {"ids": self._listed(jobs), "me": self._owner})
-            settlement = OpenSettlement(connection, frozenset(found.scalars()), now)
+            settlement = OpenSettlement(connection, frozenset(found.scalars()), now, self._owner)
             yield settlement
             await self._write(settlement, jobs, started_at, keep)
         committed(settlement.settled())

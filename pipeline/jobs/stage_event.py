@@ -47,6 +47,7 @@ class StageEvent:
         ordered: Whether the route keeps the events of a key in order.
         outcome: What became of the route's stages, for a ``finally`` stage; else None.
         error: What ended them.
+        redrive: Which redrive of the stage's own dead letter has left it, from 1; 0 for none.
     """
 
     event: Event[Any]
@@ -58,6 +59,7 @@ class StageEvent:
     ordered: bool
     outcome: Outcome | None
     error: BaseException | None
+    redrive: int = 0
 
     def context(self, stage: str, attempt: int) -> Context:
         """The context of one try; its request id is the one that it had where the event came in."""
@@ -73,6 +75,7 @@ def stage_job(
     key: str | None = None,
     *,
     ordered: bool = False,
+    redrive: int = 0,
 ) -> NewJob:
     """The job that runs an event through an asynchronous stage.
 
@@ -84,6 +87,8 @@ def stage_job(
         incarnation: The stream's.
         key: The event's ordering key on the route; a batch holds at most one event of each.
         ordered: Whether the route keeps the events of a key in order.
+        redrive: Which redrive of the stage's own dead letter this is, from 1: it is told of this very job's end, so
+            the job is none that is there already. 0 for none.
     """
     fields = {
         "id": event.id,
@@ -103,11 +108,13 @@ def stage_job(
         "ordered": ordered,
         "outcome": None if context.outcome is None else context.outcome.value,
         "error": told_error(context.error),
+        **({"redrive": redrive} if redrive else {}),
     }
     # Ids and headers may hold what no database takes, and must come back as they were; as JSON text they can.
     told = fields if clean_json(fields) == fields else {"encoded": json.dumps(fields)}
     payload = {"event": told, "body": bytes(event.body).decode()}  # it was decoded as JSON, so it is UTF-8 without NUL
-    return NewJob(PREFIX + context.request_id, queue, payload, stage=context.stage)
+    id_ = PREFIX + context.request_id + (f":redrive:{redrive}" if redrive else "")
+    return NewJob(id_, queue, payload, stage=context.stage)
 
 
 def is_stage_event(job: Job) -> bool:
@@ -131,7 +138,7 @@ def stage_event(job: Job) -> StageEvent:
     return StageEvent(
         event, message, fields["incarnation"], fields["group"], fields["route"], fields["key"],
         fields["ordered"], outcome,
-        restored_error(fields["error"]),
+        restored_error(fields["error"]), fields.get("redrive", 0),
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from pipeline.ledger.database import Database
 from pipeline.ledger.faults import is_deadlock
 from pipeline.ledger.fingerprints import pattern
 from pipeline.ledger.letters_filtered import FILTERS, conditions, redrivable
+from pipeline.ledger.outcomes import outcomes
 from pipeline.ledger.replay_table import ReplayRow
 from pipeline.ledger.tables import DeadLetter, OperatorAction
 
@@ -188,24 +189,16 @@ class DeadLetters:
 
         By its id, so is one that waits for its redrive: its source may be gone for good.
         """
-        return await self._ask("discard", by, reason, {"state": "discarded"}, {}, [], filters, dry_run)
+        return await self._ask("discard", by, reason, {"state": "discarded", "outcome": None}, {}, [], filters, dry_run)
 
     async def outcomes(self, request: str) -> dict[str, int]:
         """What has come of a request to redrive so far, as counts.
 
-        ``waiting`` have no outcome yet; ``handled``, ``filtered`` and ``dead`` (of a message that had reached no route:
-        a route has failed now) are redriven, ``failed`` are open again, ``refused`` were not run.
+        ``waiting`` are not run yet, ``left`` are jobs of their asynchronous stage, for its workers; ``handled``,
+        ``filtered`` and ``dead`` (of a message that had reached no route: a route has failed now) are redriven,
+        ``failed`` are open again, ``refused`` were not run.
         """
-        waiting = select(func.count()).where(_TABLE.c.request == request, _TABLE.c.state == "redriving")
-        ended = select(_ACTIONS.c.action, _ACTIONS.c.details).where(
-            _ACTIONS.c.request == request, _ACTIONS.c.action.in_(("redriven", "failed", "refused"))
-        )
-        async with self._db.read() as connection:
-            counts = {"waiting": (await connection.execute(waiting)).scalar_one()}
-            for action, details in await connection.execute(ended):
-                name = details["outcome"] if action == "redriven" else action
-                counts[name] = counts.get(name, 0) + 1
-        return counts
+        return await outcomes(self._db, request)
 
     async def _ask(
         self,

@@ -22,11 +22,13 @@ from pipeline.ledger.tables import WAITING, DeadLetter, OperatorAction, Progress
 from pipeline.ledger.units import Dead, Overtaking, Redriven, Scope, SourceKey
 from pipeline.ledger.writing import UNWRITABLE, UnitWriter, blames_data, undone
 
-__all__ = ["REDRIVING", "Redrives", "overtake"]
+__all__ = ["LEFT", "REDRIVING", "Redrives", "overtake"]
 
 _TABLE: Final[Any] = DeadLetter.__table__  # type: ignore[attr-defined]
-REDRIVING: Final = text("dead_letters.state = 'redriving'")
-"""A condition, as text: a partial index serves no bound values."""
+REDRIVING: Final = text("dead_letters.state = 'redriving' AND dead_letters.outcome IS NULL")
+"""A condition: its source's owner is to run it again. As text: a partial index serves no bound values."""
+LEFT: Final = "left"
+"""The outcome of one that the owner has left as a job: what comes of that is to be told by its worker."""
 
 
 class Redrives:
@@ -73,7 +75,7 @@ class Redrives:
             return []
         letters = await self._db.fetch(DeadLetter, select(DeadLetter).where(col(DeadLetter.id).in_(wanted)))
         return sorted(
-            (letter for letter in letters if letter.state == "redriving"),
+            (letter for letter in letters if letter.state == "redriving" and letter.outcome is None),
             key=lambda letter: (letter.incarnation, letter.offset, letter.id or 0),
         )
 
@@ -160,6 +162,8 @@ _OVERTAKE: Final = _overtake_statement()
 
 
 def _changes(key: SourceKey, result: Redriven) -> dict[str, Any]:
+    if result.dead is None and result.left:
+        return {"outcome": LEFT}
     if result.dead is None and result.outcome is not None:
         return {"state": "redriven", "outcome": result.outcome.value}
     if result.dead is None:
@@ -175,9 +179,11 @@ def _action(lease: Lease, result: Redriven, asked: Any, now: datetime) -> dict[s
         action, reason = "failed", f"{result.dead.stage or result.dead.kind}: {result.dead.reason}"
     elif result.outcome is None:
         action, reason = "refused", result.reason
+    elif result.left:
+        action, reason = LEFT, f"as a job of the stage {result.left!r}"
     else:
         action, reason = "redriven", result.reason
-    details = {} if result.outcome is None else {"outcome": result.outcome.value}
+    details = {} if result.outcome is None or action == LEFT else {"outcome": result.outcome.value}
     return {
         "at": now, "actor": f"runner {lease.owner}", "action": action, "dead_letter": asked.id,
         "request": asked.request, "reason": clean_text(reason), "details": details,

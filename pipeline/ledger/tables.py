@@ -92,7 +92,8 @@ class DeadLetter(LedgerModel, table=True):
         request: The last request to run it again, or to discard it.
         from_start: Whether it is to be run from the route's start, and not from the stage that failed.
         forced: Whether it is to be run although a later event of its key was handled.
-        outcome: What came of it when it was redriven: ``handled`` or ``filtered``.
+        outcome: What came of it when it was redriven: ``handled`` or ``filtered``; ``left`` while it is redriving and
+            was left as a job of its asynchronous stage.
     """
 
     __tablename__ = "dead_letters"
@@ -148,8 +149,9 @@ class OperatorAction(LedgerModel, table=True):
 
     Attributes:
         at: When.
-        actor: Who: a person's name; for what came of it, the runner.
-        action: What: ``redrive`` or ``discard``; and what came of a redrive: ``redriven``, ``failed`` or ``refused``.
+        actor: Who: a person's name; for what came of it, the runner or worker.
+        action: What: ``redrive`` or ``discard``; and what came of a redrive: ``redriven``, ``failed`` or ``refused``;
+            ``left`` where it was left as a job, of which that is told when it ends.
         dead_letter: The dead letter's id; None where it is about something else.
         request: The same for all that was asked for at once.
         reason: Why.

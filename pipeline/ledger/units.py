@@ -218,6 +218,7 @@ class Redriven:
         dead: Why it is dead again.
         unit: What it leaves to be written; None for nothing.
         overtakings: The earlier events that it has overtaken.
+        left: The asynchronous stage that was left as a job, where what comes of that is what comes of the redrive.
     """
 
     letter: int
@@ -229,6 +230,7 @@ class Redriven:
     dead: Dead | None = None
     unit: Unit | None = None
     overtakings: Sequence[Overtaking] = ()
+    left: str = ""
 
 
 @dataclass(slots=True)

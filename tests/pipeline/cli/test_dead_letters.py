@@ -183,6 +183,26 @@ def test_a_redrive_whose_outcome_is_a_failure_exits_1(monkeypatch: pytest.Monkey
     assert run("dead-letters", "redrive", "2", "--reason", "x", "--wait").code == 0
 
 
+def test_a_redrive_is_waited_for_until_its_job_has_ended_and_for_whom_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    came = [{"waiting": 1}, {"waiting": 1}, {"waiting": 0, "left": 1}, {"waiting": 0, "left": 1}]
+
+    async def outcomes(*_: Any) -> dict[str, int]:
+        return came.pop(0) if came else {"waiting": 0, "failed": 1}
+
+    monkeypatch.setattr(DeadLetters, "outcomes", outcomes)
+    monkeypatch.setattr("pipeline.cli.redriving._PATIENCE", 2)
+    monkeypatch.setattr("pipeline.cli.redriving._LOOK_SECONDS", 0)
+
+    done = run("dead-letters", "redrive", "1", "--reason", "x", "--wait")
+
+    assert (done.code, done.out.splitlines()[-1]) == (1, "1 failed")
+    assert done.err.splitlines() == [
+        "waiting for their runner: 'pipeline stats' shows whether it runs; Ctrl-C ends only this",
+        "waiting for workers to run what was left as jobs: 'pipeline queues' shows how they get on; "
+        "Ctrl-C ends only this",
+    ]
+
+
 def test_force_is_advised_only_to_whom_it_helps() -> None:
     again = run("dead-letters", "redrive", "3", "--reason", "x")
     assert again.err.endswith("error: 1 dead letter was left as it was: --force runs it all the same\n")

@@ -27,14 +27,16 @@ POLICY = Policy(timeout=5, retry=RetryPolicy(attempts=3, backoff=2.0, jitter=0))
 MakeExecutor = Callable[..., Executor]
 
 
-def event_job(offset: int, data: Any = None, *, key: str | None = None, route: str = "route", on: str = "s") -> NewJob:
+def event_job(
+    offset: int, data: Any = None, *, key: str | None = None, route: str = "route", on: str = "s", redrive: int = 0
+) -> NewJob:
     body = orjson.dumps({"n": offset} if data is None else data)
     message = Message(offset, 1_000 + offset, body, "a.b", f"e{offset}", {"h": 1}, "application/json")
     event: Event[Any] = Event(
         f"e{offset}", "a.b", orjson.loads(body), message.headers, message.content_type, body, message.timestamp,
         "source", "st", offset,
     )  # fmt: skip
-    return stage_job("stages", Context(on, route, "group", event.id), event, message, 2, key)
+    return stage_job("stages", Context(on, route, "group", event.id), event, message, 2, key, redrive=redrive)
 
 
 async def run(

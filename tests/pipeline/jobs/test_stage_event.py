@@ -72,6 +72,16 @@ def test_any_event_comes_back_as_it_was(
     assert (back.incarnation, back.group, back.route, back.key) == (3, "group", "route", "key")
 
 
+def test_a_redrive_leaves_a_job_of_its_own_under_the_same_request_id() -> None:
+    message = Message(7, 1_000, b"{}", "a.b", "e1")
+    event = event_of(message, {})
+    first, second = (stage_job("stages", context_of(event), event, message, 1, redrive=number) for number in (0, 2))
+
+    assert (restored(first).redrive, restored(second).redrive) == (0, 2)
+    assert second.id == f"{first.id}:redrive:2"
+    assert restored(first).context("stage", 1).request_id == restored(second).context("stage", 1).request_id
+
+
 async def test_what_no_database_takes_comes_back_out_of_one(db: Database) -> None:
     message = Message(7, 1_000, b'{"text": "a\\u0000b"}', "k\0", "id\0", {"h": "\0"})
     event = event_of(message, {"text": "a\0b"})
