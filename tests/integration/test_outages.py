@@ -34,7 +34,7 @@ async def until_more(site: Site, books: Books, runner: Runner, more: int = 100) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("outage", ["a kill -9", "a restart"])
+@pytest.mark.parametrize("outage", ["a kill -9", pytest.param("a restart", marks=pytest.mark.chaos)])
 async def test_while_the_database_is_down_finished_events_wait(
     site: Site, workflows: Callable[[int], Awaitable[Workflows]], own_server: OwnServer, outage: str
 ) -> None:

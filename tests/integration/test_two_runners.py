@@ -75,7 +75,7 @@ async def until_taken_over(books: Books, second: Runner, moment: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["at any time", "within a commit"])
+@pytest.mark.parametrize("moment", [pytest.param("at any time", marks=pytest.mark.chaos), "within a commit"])
 async def test_a_frozen_runner_is_replaced_and_stands_by_when_it_comes_back(
     site: Site, workflows: Callable[[int], Awaitable[Workflows]], moment: str
 ) -> None:
