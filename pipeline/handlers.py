@@ -130,6 +130,8 @@ class Setup:
 class Handler(Generic[OptionsT]):
     """A handler with options and a life of its own: one instance per stage and source.
 
+    Redrives of a replay's dead letters share the live source's instance.
+
     Class attributes:
         name: What a stage's ``use`` names it by.
         Options: A pydantic model of the stage's own keys (``extra="forbid"``).

@@ -49,9 +49,8 @@ class Again:
         if later is not None and not letter.forced:
             self.refusal = f"a later event of its key, {later}, was handled in the meantime"
         elif self._enters_stage and letter.stage not in self._stages_of(lanes):
-            self.refusal = (
-                f"the stage {letter.stage!r} is no longer there in the route {letter.route!r}: run it from the start"
-            )
+            gone = f"the stage {letter.stage!r} is no longer there in the route {letter.route!r}"
+            self.refusal = f"{gone}: publish its event anew" if letter.job else f"{gone}: run it from the start"
         return not self.refusal
 
     def enter(self, flight: Flight) -> bool:
@@ -61,8 +60,7 @@ class Again:
         letter, lanes = self.letter, flight.lanes[flight.at]
         step = list(self._stages_of(lanes)).index(letter.stage)
         chain = lanes.stages if letter.closing is None else lanes.closing
-        # An asynchronous stage's letter that was run from its route's start may have died at any stage since.
-        self.only = letter.job == letter.stage or letter.closing is not None
+        self.only = bool(letter.job) or letter.closing is not None
         if self.only:
             failed = {letter.stage, *(letter.closing or {}).get("stages", ())}
             flight.chain = [entry for name, entry in zip(self._stages_of(lanes), chain, strict=True) if name in failed]
@@ -84,7 +82,9 @@ class Again:
 
     @property
     def _enters_stage(self) -> bool:
-        return bool(self.letter.stage and self.letter.route) and not self.letter.from_start
+        """Whether it enters at the stage that failed; a job's letter always does, as its route went on without it."""
+        letter = self.letter
+        return bool(letter.stage and letter.route) and (not letter.from_start or bool(letter.job))
 
     def _stages_of(self, lanes: Lanes) -> tuple[str, ...]:
         """The names of those stages of the route among which the failed one was."""

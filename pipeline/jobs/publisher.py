@@ -122,7 +122,7 @@ class OutboxPublisher:
         taken = select(_TABLE, _SIZE).where(_TABLE.c.id.in_(ids[:count])).order_by(_TABLE.c.id)
         return (await connection.execute(taken)).all() if count else [], count < len(ids) or count == _BATCH
 
-    async def _send(self, stream: str, rows: Sequence[Any], done: _Done) -> PipelineError | None:
+    async def _send(self, stream: str, rows: Sequence[Any], done: _Done) -> Exception | None:
         """Publish part by part. Returns why not all went; None also where a slow line has carried only some."""
         clock = asyncio.get_running_loop().time
         end = clock() + _PATIENCE
@@ -139,7 +139,7 @@ class OutboxPublisher:
                         break
         except TimeoutError:
             return None if len(done) else Unavailable("broker", f"no confirmation from {stream} within {_PATIENCE:g} s")
-        except PipelineError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, what was confirmed must not go again
             return error
         return None
 

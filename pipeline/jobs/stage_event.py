@@ -137,7 +137,7 @@ def stage_event(job: Job) -> StageEvent:
     outcome = None if fields["outcome"] is None else Outcome(fields["outcome"])
     return StageEvent(
         event, message, fields["incarnation"], fields["group"], fields["route"], fields["key"],
-        fields["ordered"], outcome,
+        fields.get("ordered", True), outcome,
         restored_error(fields["error"]), fields.get("redrive", 0),
     )  # fmt: skip
 

@@ -26,6 +26,8 @@ from pipeline.upkeep import Upkeep
 __all__ = ["ReplaysRedrives"]
 
 _LOOK_SECONDS: Final = 1.0
+_AT_ONCE: Final = 4
+"""How many replays are redriven at once: each holds dead letters in memory, and shares the database's connections."""
 _LAST_GRACE: Final = 5.0
 """Seconds for what is left when all is done: nothing."""
 _REST_SECONDS: Final = 30.0
@@ -57,41 +59,69 @@ class ReplaysRedrives:
         self._shared = shared
         self._stages = stages
         self._stop = asyncio.Event()
-        self._grace = 0.0
+        self._homeless: set[tuple[str, str]] = set()
         self._running: dict[tuple[str, str], tuple[_Redriving, asyncio.Task[None]]] = {}
 
     async def run(self) -> None:
         """Carry them out until `stop`."""
-        while not self._stop.is_set():
-            try:
-                for row in await self._replays.asked(self._shared.pipeline):
-                    self._begin(row)
-            except (Unavailable, DatabaseRefused) as error:
-                _log.debug("redrives of replays were not looked for: %s", error)
-            await self._stopped_within(_LOOK_SECONDS)
-        for redriving, _ in self._running.values():
-            redriving.stop(self._grace)
-        await asyncio.gather(*(task for _, task in self._running.values()))
+        try:
+            while not self._stop.is_set():
+                await self._look()
+                await self._stopped_within(_LOOK_SECONDS)
+        finally:
+            await asyncio.gather(*(task for _, task in self._running.values()))
 
     def stop(self, grace: float) -> None:
         """Ask `run` to end; what has begun has `grace` seconds to finish."""
-        self._grace = grace
         self._stop.set()
+        for redriving, _ in self._running.values():
+            redriving.stop(grace)
+
+    async def _look(self) -> None:
+        """Begin what is asked for; a stop does not wait for a database that is silent."""
+        asked = asyncio.create_task(self._replays.asked(self._shared.pipeline))
+        stop = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait([asked, stop], return_when=asyncio.FIRST_COMPLETED)
+            if not self._stop.is_set():
+                for row in asked.result():
+                    self._begin(row)
+        except (Unavailable, DatabaseRefused) as error:
+            _log.debug("redrives of replays were not looked for: %s", error)
+        except Exception:  # noqa: BLE001 - whatever it is, what is live must not end because of it
+            _log.exception("redrives of replays could not be looked for")
+        finally:
+            for task in (asked, stop):
+                task.cancel()
+            await asyncio.gather(asked, stop, return_exceptions=True)
 
     def _begin(self, row: ReplayRow) -> None:
-        place, table = (row.group, row.stream), self._config.source.get(row.source)
-        if place in self._running or table is None:
+        place = (row.group, row.stream)
+        if place in self._running or len(self._running) >= _AT_ONCE:
             return
-        own = replay_table(table, row.name)
-        if (own.group, own.stream) != place:  # the source reads as another group, or another stream, now
+        found = self._source_of(row)
+        if found is None:
+            if place not in self._homeless:
+                self._homeless.add(place)
+                _log.warning(
+                    "replay %s: dead letters of it are to be run again, but no source reads %s for it any more; "
+                    "discard them by their ids, or bring the source back", row.name, row.stream,
+                )  # fmt: skip
             return
-        shared = replace(self._shared, router=Router(routes_again(self._config, row.source, row.asked)))
-        redriving = _Redriving(
-            row.source, own, self._stages[row.source], shared, SourceStats(row.source), row, self._replays
-        )
+        name, own = found
+        shared = replace(self._shared, router=Router(routes_again(self._config, name, row.asked)))
+        redriving = _Redriving(name, own, self._stages[name], shared, SourceStats(name), row, self._replays)
         task = asyncio.create_task(self._carry_out(redriving), name=f"redrives of the replay {row.name}")
         self._running[place] = redriving, task
         task.add_done_callback(lambda _: self._running.pop(place, None))
+
+    def _source_of(self, row: ReplayRow) -> tuple[str, SourceTable] | None:
+        """The source whose replay it is, whatever it is called now, and the table that it has as one."""
+        for name, table in self._config.source.items():
+            own = replay_table(table, row.name)
+            if (own.group, own.stream) == (row.group, row.stream):
+                return name, own
+        return None
 
     async def _carry_out(self, redriving: _Redriving) -> None:
         try:
