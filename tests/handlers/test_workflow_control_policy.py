@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import random
 import time
 from collections.abc import AsyncIterator, Callable
@@ -148,7 +149,7 @@ async def test_a_signal_that_failed_counts_as_it_may_have_been_taken() -> None:
     async with paced(temporal, clock) as handler:
         await hand(handler, single("a", "1"))
         temporal.down = False
-        assert waits(await hand(handler, single("a", "1"))) == [0.25]
+        assert waits(await hand(handler, single("a", "2"))) == [0.25]
 
 
 async def test_batch_operations_of_one_query_are_begun_at_the_rate() -> None:
@@ -294,7 +295,7 @@ def test_workflows_that_are_idle_are_forgotten_and_so_are_turns_that_nobody_took
     clock = Clock()
     pacer = Pacer([RateLimit(rate=4, burst=1)], clock)
     for number in range(10_000):
-        clock.at += 0.01
+        clock.at += 0.1
         pacer.sent(f"w{number}", f"e{number}")
         pacer.wait(f"w{number}", f"lost{number}")
     assert len(pacer) <= 4_000
@@ -308,3 +309,54 @@ def test_a_long_line_costs_no_more_for_each_that_stands_in_it() -> None:
     turns = [pacer.wait("w", f"e{number}") for number in range(20_000)]
     assert turns == pytest.approx([0.25 * (place + 1) for place in range(20_000)])
     assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize("late", [(0.0, 0.0), (0.5, 0.5), (1.1, 1.1), (1.0, 3.0), (10.0, 10.0)])
+def test_those_who_come_late_keep_their_places_and_all_have_their_turn(late: tuple[float, float]) -> None:
+    clock, dice = Clock(), random.Random(1)
+    pacer = Pacer([RateLimit(rate=4, burst=1)], clock)
+    coming = [(clock.at, str(number)) for number in range(30)]
+    sent: list[float] = []
+    while coming:
+        clock.at, request = heapq.heappop(coming)
+        if wait := pacer.wait("w", request):
+            heapq.heappush(coming, (clock.at + wait + dice.uniform(*late), request))
+        else:
+            pacer.sent("w", request)
+            sent.append(clock.at)
+    assert len(sent) == 30
+    assert sent[-1] - sent[0] < 30
+    assert all(later - earlier >= 0.249 for earlier, later in pairwise(sent))
+
+
+async def test_the_event_that_met_an_outage_is_tried_again_without_waiting_for_a_turn() -> None:
+    temporal, clock = FakeTemporal("w"), Clock()
+    slow = {"rate_limit": {"rate": "10/h", "burst": 1, "key": "data.workflow_id"}}
+    async with paced(temporal, clock, slow) as handler:
+        temporal.down = True
+        [outage] = await hand(handler, single("w", "1"))
+        assert isinstance(outage, Unavailable)
+        temporal.down = False
+        clock.at += 1.0
+        assert waits(await hand(handler, single("w", "2"))) == [359.0]
+        assert await hand(handler, single("w", "1")) == [None]
+
+
+async def test_a_workflow_that_took_no_signal_is_asked_again_once_the_event_has_failed_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    temporal, clock = FakeTemporal("b"), Clock()
+
+    async def fails(workflow_id: str, *_: Any, **__: Any) -> None:
+        temporal.calls.append(workflow_id)
+        raise Reject("no such workflow", kind="workflow_not_found") if workflow_id == "a" else RuntimeError("odd")
+
+    async with paced(temporal, clock) as handler:
+        with monkeypatch.context() as broken:
+            broken.setattr(temporal, "signal", fails)
+            [error] = await hand(handler, many("a", "b", id="1"))
+        assert isinstance(error, RuntimeError)
+        temporal.workflows["a"] = []
+        clock.at += 60.0
+        assert await hand(handler, many("a", "b", id="1")) == [None]
+    assert [name for name, _ in temporal.workflows["a"]] == ["pause"]

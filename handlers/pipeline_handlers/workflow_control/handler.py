@@ -103,6 +103,8 @@ class WorkflowControlHandler(Handler[WorkflowControlOptions]):
                 self._leave(asked)
             if verdict is None or isinstance(verdict, Reject):
                 self._sender.forget(asked)
+            elif not isinstance(verdict, Throttled | Unavailable):
+                self._sender.forget_rejections(asked)
         return errors
 
     async def run_jobs(self, work: Work) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
+from math import inf
 from time import monotonic
 from typing import Final
 
@@ -13,7 +15,10 @@ from pipeline.errors import Throttled
 __all__ = ["Pacer", "first_turn"]
 
 _LATE: Final = 1.0
-"""Seconds for which a turn is kept: whoever does not come by then, say because of an outage, stands in nobody's way."""
+"""Seconds for which others wait for a turn to be taken: whoever is late, say because of an outage, stands in nobody's
+way, and keeps its place."""
+_FORGOTTEN: Final = 60.0
+"""Seconds for which the place of whoever is late is kept."""
 _TOGETHER: Final = 0.1
 """Seconds within which the turns of one event count as one: it comes again once for all of them."""
 _FEW: Final = 1_000
@@ -27,10 +32,12 @@ class _Line:
     Attributes:
         full_at: When the bucket of each limit is full again.
         turns: The events that wait, in their order, and when the turn of each is.
+        last: The last turn that was given.
     """
 
     full_at: list[float]
     turns: dict[str, float] = field(default_factory=dict)
+    last: float = -inf
 
 
 class Pacer:
@@ -49,6 +56,7 @@ class Pacer:
         self._interval = max((interval for interval, _ in self._limits), default=0.0)
         self._clock = clock
         self._lines: dict[str, _Line] = {}
+        self._met_outage = ("", "")
         self._look_at = _FEW
 
     def __len__(self) -> int:
@@ -60,15 +68,26 @@ class Pacer:
         line = self._lines.get(workflow_id)
         if line is None:
             return 0.0
+        if (workflow_id, request) == self._met_outage:
+            self._met_outage = ("", "")
+            return 0.0
         now = self._clock()
-        turn = line.turns.get(request, now)
-        if turn > now:
+        turn = line.turns.get(request)
+        if turn is not None and turn > now:
             return turn - now
         free_at = max(full_at - slack for full_at, (_, slack) in zip(line.full_at, self._limits, strict=True))
-        wait = max(0.0, free_at - now) + self._interval * _ahead(line.turns, request, now)
-        if wait > 0:
-            line.turns[request] = now + wait
-        return wait
+        if turn is not None:  # it has come, perhaps late: it keeps its place
+            at = max(free_at, now) + self._interval * _due_before(line.turns, request, now)
+        elif line.last >= now - _LATE:
+            at = max(free_at, line.last + self._interval)
+        else:  # all who waited have come, or lost their turns
+            at = free_at
+        if at <= now:
+            return 0.0
+        _forget_lost(line.turns, now)
+        line.turns[request] = at
+        line.last = max(line.last, at)
+        return at - now
 
     def sent(self, workflow_id: str, request: str) -> None:
         """Count a signal, whose call has ended."""
@@ -84,11 +103,15 @@ class Pacer:
         ]
         line.turns.pop(request, None)
 
+    def met_outage(self, workflow_id: str, request: str) -> None:
+        """Let this event try again at once, once: with it is tried whether an outage is over."""
+        self._met_outage = (workflow_id, request)
+
     def _forget_idle(self, now: float) -> None:
         if len(self._lines) <= self._look_at:
             return
         for workflow_id, line in list(self._lines.items()):
-            _drop_lost(line.turns, now)
+            _forget_lost(line.turns, now)
             if not line.turns and max(line.full_at) < now:
                 del self._lines[workflow_id]
         self._look_at = max(_FEW, 2 * len(self._lines))
@@ -101,14 +124,12 @@ def first_turn(throttled: Sequence[Throttled]) -> Throttled:
     return Throttled(str(first), min(last, first.after + _TOGETHER))
 
 
-def _ahead(turns: dict[str, float], request: str, now: float) -> int:
-    """How many wait before this one, now that those have lost their turns that did not come."""
-    _drop_lost(turns, now)
-    if request not in turns:
-        return len(turns)
-    return next(place for place, other in enumerate(turns) if other == request)
+def _due_before(turns: dict[str, float], request: str, now: float) -> int:
+    """How many before this one may come at any moment; not those that are late themselves."""
+    before = takewhile(lambda other: other != request, turns)
+    return sum(now - _LATE <= turns[other] <= now for other in before)
 
 
-def _drop_lost(turns: dict[str, float], now: float) -> None:
-    while turns and turns[first := next(iter(turns))] < now - _LATE:
+def _forget_lost(turns: dict[str, float], now: float) -> None:
+    while turns and turns[first := next(iter(turns))] < now - _FORGOTTEN:
         del turns[first]

@@ -94,6 +94,12 @@ class Sender:
         """An event is over: it is not sent again."""
         self._begun.pop(asked.request_id, None)
 
+    def forget_rejections(self, asked: Asked) -> None:
+        """Ask those workflows again that took no signal: the event may be tried much later, after a redrive."""
+        begun = self._begun.get(asked.request_id)
+        if begun is not None:
+            begun.answers = {name: answer for name, answer in begun.answers.items() if answer is None}
+
     async def _send_in_order(self, workflow_id: str, orders: Sequence[Asked], state: _State) -> None:
         async with self._turn(workflow_id):
             for asked in orders:
@@ -134,6 +140,9 @@ class Sender:
                 args=asked.args,
                 run_id=asked.run_id,
             )
+        except Unavailable:
+            self._pacer.met_outage(workflow_id, asked.request_id)
+            raise
         finally:
             self._pacer.sent(workflow_id, asked.request_id)  # also where it failed: the server may have taken it
 
@@ -188,6 +197,7 @@ class Sender:
     def _note(self, workflow_id: str, asked: Asked, answer: Reject | None) -> None:
         """Remember an answer: its event may come again because of other workflows."""
         self._begun.setdefault(asked.request_id, _Begun(asked.at)).answers[workflow_id] = answer
+        self._begun.move_to_end(asked.request_id)
         if len(self._begun) > _REMEMBERED + self._options.in_flight:
             self._begun.popitem(last=False)  # its signals may be sent again, to no effect
 

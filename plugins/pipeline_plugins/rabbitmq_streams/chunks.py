@@ -116,7 +116,8 @@ class Chunk:
         if not self._sound:
             return False
         pos, entries, messages = _walk(self._data, self._pos, len(self._data))
-        end = self._offset + len(self._block) + messages
+        taken_up = self._offset + len(self._block) if self._defect is None else self._defect.offset + 1
+        end = taken_up + messages
         if pos < len(self._data) or (entries, end) == (self._entries, self.end):
             return False
         if end != self.end:

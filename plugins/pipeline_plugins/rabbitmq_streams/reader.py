@@ -133,6 +133,7 @@ class Subscription(Listener):
         if self._opened is None or not self.link.is_lost:
             return error
         if monotonic() - self._opened > _AT_ONCE and not self.link.is_amid_frame:
+            self._damage.came(self.stream, self._start)  # it stood: there was nothing that could not be read
             return error
         is_dead_end = self._damage.is_dead_end(self.stream, self._start)
         return unreadable(self.stream, self._start, error) if is_dead_end else error

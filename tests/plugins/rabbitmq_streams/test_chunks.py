@@ -89,6 +89,8 @@ def test_a_block_that_can_t_be_unpacked_is_one_defect_with_its_bytes_and_takes_a
 def test_such_a_block_is_met_wherever_reading_begins_within_it_and_never_behind_it(start: int) -> None:
     chunk = Chunk(deliver([entry(record(0)), block([b"a", b"b", b"c"], 2, b"?"), entry(record(4))], records=5))
     chunk.skip_to(start)
+    chunk.count()
+    assert (chunk.end, chunk.wrong) == (5, "")
     assert [message.offset for message in take_all(chunk)] == [offset for offset in (0, 3, 4) if offset >= start]
 
 
