@@ -26,6 +26,8 @@ __all__ = ["BUGS", "Aim", "hit"]
 
 _PLANTED = Path(__file__).with_name("planted")
 _SECONDS = 20.0
+_TAKE_OVER_SECONDS = 45.0
+"""PostgreSQL ends the transaction of a frozen runner after ten seconds, and then its lease runs out."""
 
 
 @dataclass
@@ -122,7 +124,7 @@ async def freeze_the_owner(aim: Aim, run: Storm) -> None:
     async def taken_over() -> bool:
         return await aim.owner(run.books) is not first
 
-    await until(taken_over, _SECONDS, "the other runner to take over")
+    await until(taken_over, _TAKE_OVER_SECONDS, "the other runner to take over")
     await until_processed(run.books, run.plan.events - 100)
     first.signal(signal.SIGCONT)
 

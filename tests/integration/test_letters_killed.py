@@ -51,7 +51,7 @@ action = "routing_key"
 async def killed(runner: Runner, point: str) -> None:
     """Wait until it has killed itself there."""
     assert await runner.ended(30) == -9, runner.last_words()
-    assert f"crash-point: point='{point}'" in runner.last_words(1)
+    assert f"crash-point: point='{point}'" in runner.last_words()
 
 
 def crash(dice: random.Random, point: str, events: int) -> dict[str, str]:
