@@ -110,8 +110,12 @@ def parse_url(url: str) -> Address:
         parts = urlsplit(url)
         port = parts.port
         others = [(each.hostname, each.port) for each in (urlsplit(f"//{host}") for host in more)]
-    except ValueError as error:
-        raise _bad(f"{error}") from None
+    except ValueError:  # its text may hold a part of a password with a '/' in it
+        raise _bad(
+            "a host or a port of it can't be read: a port is a number, and a '/' in a password is written %2F"
+        ) from None
+    if parts.netloc.count("@") > 1:
+        raise _bad("it has more than one '@': name the user once, before the first host, and write %40 in a password")
     if parts.scheme not in _PORTS:
         raise _bad(f"the scheme {parts.scheme!r} is neither {PLAIN!r} nor {TLS!r}")
     if not parts.hostname or not all(host for host, _ in others):

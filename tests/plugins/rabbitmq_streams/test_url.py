@@ -64,6 +64,7 @@ def test_what_a_url_leaves_out_has_a_default(url: str, expected: Address) -> Non
         ("rabbitmq-stream://h:99999", "[Pp]ort"),
         ("rabbitmq-stream://h:abc", "[Pp]ort"),
         ("rabbitmq-stream://h/a/b", "%2F"),
+        ("rabbitmq-stream://u:p@a,u:p@b", "more than one '@'"),
         ("rabbitmq-stream://u:pa#ss@h", "%23|no host|[Pp]ort"),
         ("rabbitmq-stream://h?heartbet=3", "did you mean 'heartbeat'"),
         ("rabbitmq-stream://h?colour=red", "ca, cert, key"),
@@ -80,7 +81,13 @@ def test_a_wrong_url_is_refused_with_what_is_wrong(url: str, message: str) -> No
         RabbitMQStreamsConnector(url)
 
 
-@pytest.mark.parametrize("url", ["rabbitmq-stream://u:s3cret@", "rabbitmq-stream://u:s3cret@h/a/b", "x://u:s3cret@h"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rabbitmq-stream://u:s3cret@", "rabbitmq-stream://u:s3cret@h/a/b", "x://u:s3cret@h",
+        "rabbitmq-stream://u:s3cret/more@h", "rabbitmq-stream://u:s3cret@a,u:s3cret@b",
+    ],
+)  # fmt: skip
 def test_a_refusal_never_shows_the_password(url: str) -> None:
     with pytest.raises(BrokerRefused) as refused:
         parse_url(url)
