@@ -8,7 +8,6 @@ import math
 import os
 import secrets
 import socket
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,8 +28,8 @@ _UNSTEADY: Final = 3.0
 """So many times the hold-off a process may come and go, never well for the hold-off, before that is an episode."""
 _FIRST_WAIT: Final = 1.0
 _LONGEST_WAIT: Final = 60.0
-_KEPT: Final = 20
-"""Messages that wait for a receiver that is away; the oldest give way."""
+_KEPT: Final = 10
+"""Episodes that wait for a receiver that is away and has heard nothing of them; the oldest give way."""
 _log = logging.getLogger("pipeline.alarm")
 
 
@@ -91,7 +90,8 @@ class Alarm:
         self._trouble: tuple[float, str] | None = None  # since when it was not well for the hold-off in one piece
         self._started = self._changed = clock()
         self._was_healthy = True
-        self._waiting: deque[_Message] = deque(maxlen=_KEPT)
+        self._waiting: dict[tuple[str, str], _Message] = {}  # by alert and status: a repeat replaces the one before
+        self._unheard: dict[str, None] = {}  # this process's alerts that no receiver can know of yet, oldest first
         self._more = asyncio.Event()
 
     def start(self) -> list[asyncio.Task[None]]:
@@ -107,7 +107,7 @@ class Alarm:
     @property
     def alerts(self) -> dict[str, str]:
         """The alerts of which a receiver does not know the end yet: when each began, by its name."""
-        ends = [message.payload for message in self._waiting if message.payload["status"] == "healthy"]
+        ends = [message.payload for message in self._waiting.values() if message.payload["status"] == "healthy"]
         return {end["alert"]: end["unhealthy_since"] for end in ends} | self._open
 
     async def _watch(self) -> None:
@@ -134,7 +134,8 @@ class Alarm:
             if not self._table.repeat or now - self._told_at < self._table.repeat:
                 return
         elif steady or now - began >= _UNSTEADY * self._table.hold_off:
-            self._open = {f"alert_{secrets.token_hex(16)}": date}
+            self._open = {(alert := f"alert_{secrets.token_hex(16)}"): date}
+            self._unheard[alert] = None
         else:
             return
         self._told_at = now
@@ -158,14 +159,35 @@ class Alarm:
                 _log.debug("no look for open alerts: %s", error)
 
     def _take_over(self, alerts: dict[str, str]) -> None:
-        if alerts and not self._open:
-            self._told_at = self._clock()
+        """Have these among the open alerts; they end when this process has been well for the hold-off from now on.
+
+        However long it was well before: what made the other one unwell may be about to show here too.
+        """
+        if not alerts:
+            return
+        now = self._clock()
+        if not self._open:
+            self._told_at = now
+        self._changed = now
         self._open |= alerts
 
     def _tell(self, status: str, stats: InstanceStats) -> None:
         for alert, began in self._open.items():
-            self._waiting.append(_Message(f"msg_{secrets.token_hex(16)}", self._payload(status, stats, alert, began)))
+            message = _Message(f"msg_{secrets.token_hex(16)}", self._payload(status, stats, alert, began))
+            self._waiting[alert, status] = message
             self._more.set()
+        self._forget_unheard()
+
+    def _forget_unheard(self) -> None:
+        """Drop the oldest episodes as a whole where too many wait, but no end of an alert that a receiver may know.
+
+        While a receiver is away it gets to know no others, so that what waits has a bound.
+        """
+        while len(self._unheard) > _KEPT:
+            alert = next(iter(self._unheard))  # it has ended: the open one is the latest
+            del self._unheard[alert]
+            for status in ("unhealthy", "healthy"):
+                self._waiting.pop((alert, status), None)
 
     def _payload(self, status: str, stats: InstanceStats, alert: str, began: str) -> dict[str, Any]:
         return {
@@ -192,11 +214,12 @@ class Alarm:
             if not self._waiting:
                 self._more.clear()
                 await self._more.wait()
-            message = self._waiting[0]
+            key, message = next(iter(self._waiting.items()))
+            self._unheard.pop(message.payload["alert"], None)  # it may arrive although no answer comes back
             problem = await self._try(message)
             if problem is None:
-                if self._waiting and self._waiting[0] is message:
-                    self._waiting.popleft()
+                if self._waiting.get(key) is message:  # and was not replaced by a repeat
+                    del self._waiting[key]
                 failures = 0
                 continue
             failures += 1

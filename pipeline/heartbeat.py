@@ -50,7 +50,7 @@ async def beat(
                 await instances.beat(
                     Instance(id=row, pipeline=pipeline, host=host, pid=pid, started_at=started, stats=now)
                 )
-                if beats % _PURGE_BEATS == 0:  # those of processes that were killed
+                if beats % _PURGE_BEATS == 0:  # those of processes that were killed; open alerts stay for their heirs
                     await instances.purge(_KEPT)
                 beats += 1
             except PipelineError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, literal, select, update
+from sqlalchemy import ColumnElement, delete, func, literal, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import col
 
@@ -18,6 +18,8 @@ __all__ = ["Instances"]
 
 _LEFT = timedelta(hours=12)
 """As if its last sign of life were so old, a process is remembered that has stopped, for what it left open."""
+_OPEN = timedelta(weeks=1)
+"""So long a process that is gone is remembered for its open alerts: over a weekend nobody may be there to inherit."""
 
 
 class Instances:
@@ -76,9 +78,15 @@ class Instances:
         return alerts
 
     async def purge(self, older_than: timedelta = timedelta(days=1)) -> int:
-        """Remove the rows of processes that gave no sign of life for so long. Returns how many."""
+        """Remove the rows of processes that gave no sign of life for so long. Returns how many.
+
+        Those with open alerts are kept for a week: their heirs may start later than the process that purges, which
+        need not even be one of their pipeline.
+        """
+        beat_at, alerts = col(Instance.beat_at), col(Instance.stats)["alerts"].as_string()
+        old = beat_at < self._now(older_than), or_(alerts.is_(None), beat_at < self._now(_OPEN))
         async with self._db.write() as connection:
-            result = await connection.execute(delete(Instance).where(col(Instance.beat_at) < self._now(older_than)))
+            result = await connection.execute(delete(Instance).where(*old))
         return result.rowcount
 
     def _now(self, ago: timedelta = timedelta()) -> ColumnElement[datetime]:

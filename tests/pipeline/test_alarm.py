@@ -135,11 +135,15 @@ async def test_a_moment_now_and_then_is_no_episode() -> None:
 
 async def test_the_messages_of_an_episode_name_the_same_alert_and_those_of_two_do_not() -> None:
     async with watched(Patient(hold_off=0, repeat=10)) as patient:
+        expected: list[str] = []
         for _ in range(2):
             patient.is_now("paused", after=1)
+            expected.append("unhealthy")
+            await eventually(lambda: patient.told == expected)  # else the repeat would replace it
             patient.is_now("paused", after=10)
             patient.is_now("running", after=1)
-        await eventually(lambda: patient.told == ["unhealthy", "unhealthy", "healthy"] * 2)
+            expected.extend(("unhealthy", "healthy"))
+            await eventually(lambda: patient.told == expected)
     alerts = [payload["alert"] for payload in patient.posted]
     assert (len({*alerts[:3]}), len({*alerts})) == (1, 2)
 
@@ -155,6 +159,33 @@ async def test_what_was_taken_over_is_not_told_again_and_ends_when_this_process_
         patient.is_now("running", after=1)
         await eventually(lambda: patient.told == ["healthy"])
     assert (patient.posted[0]["alert"], patient.posted[0]["unhealthy_since"]) == ("alert_1", "2026-01-31T12:00:00Z")
+
+
+async def test_what_a_process_that_is_well_for_long_takes_over_ends_after_a_hold_off_from_then() -> None:
+    async with watched(Patient(hold_off=30)) as patient:
+        patient.is_now("running", after=500)
+        patient.alarm._take_over({"alert_1": "2026-01-31T12:00:00Z"})
+        patient.is_now("running")
+        patient.alarm._take_over({})
+        patient.is_now("running", after=29)
+        assert list(patient.alarm.alerts) == ["alert_1"]
+        assert not patient.alarm._waiting
+        patient.is_now("running", after=1)
+        await eventually(lambda: patient.told == ["healthy"])
+
+
+async def test_however_many_alerts_are_taken_over_each_is_ended() -> None:
+    left = {f"alert_{number}": "2026-01-31T12:00:00Z" for number in range(100)}
+    async with watched(Patient(hold_off=0)) as patient:
+        patient.alarm._take_over(left)
+        patient.is_now("running")
+        for _ in range(50):  # nor do episodes that begin before the ends are delivered push one out
+            patient.is_now("paused", after=1)
+            patient.is_now("running", after=1)
+        assert left.keys() <= patient.alarm.alerts.keys()
+        await eventually(lambda: not patient.alarm.alerts)
+    ended = [payload["alert"] for payload in patient.posted if payload["status"] == "healthy"]
+    assert ended[:100] == list(left)
 
 
 async def test_a_database_that_was_away_leaves_the_others_time_to_give_a_sign_of_life(
@@ -180,8 +211,10 @@ async def test_a_database_that_was_away_leaves_the_others_time_to_give_a_sign_of
 async def test_it_is_repeated_only_where_that_is_asked_for() -> None:
     async with watched(Patient(hold_off=1, repeat="1h")) as patient:
         patient.is_now("paused")
-        for _ in range(3):
-            patient.is_now("paused", after=1800)
+        patient.is_now("paused", after=1800)
+        await eventually(lambda: patient.told == ["unhealthy"])
+        patient.is_now("paused", after=1800)
+        patient.is_now("paused", after=1800)
         await eventually(lambda: patient.told == ["unhealthy", "unhealthy"])
 
 
@@ -216,6 +249,36 @@ async def test_a_receiver_that_hangs_keeps_only_the_last_messages_waiting() -> N
             patient.is_now("paused", after=1)
             patient.is_now("running", after=1)
         assert len(patient.alarm._waiting) == 20
+        assert len(patient.alarm.alerts) == 10
+
+
+async def test_the_end_of_what_a_receiver_may_have_heard_of_outlives_any_number_of_episodes() -> None:
+    patient = Patient(hold_off=0)
+    tried = asyncio.Event()
+
+    async def hang(id_: str, payload: dict[str, Any]) -> None:
+        tried.set()
+        await asyncio.Event().wait()
+
+    patient.alarm._post = hang
+    async with watched(patient):
+        patient.is_now("paused", after=1)
+        await tried.wait()
+        (first,) = patient.alarm.alerts
+        for _ in range(100):
+            patient.is_now("running", after=1)
+            patient.is_now("paused", after=1)
+        assert (first, "healthy") in patient.alarm._waiting
+        assert len(patient.alarm.alerts) == 11
+
+
+async def test_repeats_that_wait_are_replaced_by_the_latest() -> None:
+    async with watched(Patient(hold_off=0, repeat=10)) as patient:
+        patient.is_now("paused")
+        for _ in range(100):
+            patient.is_now("failed", after=10)
+        await eventually(lambda: patient.told == ["unhealthy"])
+    assert patient.posted[0]["reason"] == "source s is failed"
 
 
 def test_a_connection_that_is_down_makes_a_process_unhealthy_and_says_why() -> None:

@@ -6,16 +6,18 @@ import asyncio
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from pipeline.alarm import Alarm
 from pipeline.config.models import PipelineTable
 from pipeline.errors import Unavailable
+from pipeline.ledger.columns import utcnow
 from pipeline.ledger.database import Database
 from pipeline.ledger.instances import Instances
 from pipeline.ledger.migrations import migrate
@@ -141,6 +143,16 @@ async def test_an_end_that_could_not_be_delivered_is_told_by_the_next_process(
         await eventually(lambda: receiver.tried == "healthy")
     receiver.away = False
     async with process(database):
+        await eventually(lambda: receiver.statuses == ["unhealthy", "healthy"])
+    assert receiver.told[0][1] == receiver.told[1][1]
+
+
+async def test_a_process_that_starts_after_a_weekend_tells_the_end(database: Database, receiver: Receiver) -> None:
+    async with process(database) as one:
+        await unwell(one, receiver)
+    async with database.write() as connection:
+        await connection.execute(update(Instance).values(beat_at=utcnow() - timedelta(days=3)))
+    async with process(database):  # its first heartbeat, which purges, comes before its first look for open alerts
         await eventually(lambda: receiver.statuses == ["unhealthy", "healthy"])
     assert receiver.told[0][1] == receiver.told[1][1]
 

@@ -90,6 +90,20 @@ async def test_an_open_alert_is_inherited_once_and_only_from_one_that_is_gone(db
     assert await instances.inherit("p", "runner", 60.0) == {}
 
 
+async def test_open_alerts_outlive_a_weekend_and_are_purged_after_a_week(db: Database) -> None:
+    instances = Instances(db)
+    told = {"alert_1": "2026-01-31T12:00:00Z"}
+    await instances.beat(instance(1, stats={"kind": "runner", "alerts": told}))
+    await instances.beat(instance(2))
+    await all_beat_at(db, timedelta(days=3))
+    assert await instances.purge() == 1
+    assert await instances.inherit("p", "runner", math.inf) == told
+
+    await instances.beat(instance(1, stats={"kind": "runner", "alerts": told}))
+    await all_beat_at(db, timedelta(days=8))
+    assert await instances.purge() == 1
+
+
 async def test_one_that_stopped_leaves_its_open_alerts_to_anyone_and_is_seen_no_more(db: Database) -> None:
     instances = Instances(db)
     await instances.beat(instance(1))
