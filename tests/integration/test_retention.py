@@ -88,7 +88,8 @@ async def test_events_that_retention_removed_unread_are_counted_and_told(
         handled = (await books.outcomes())["handled"]
         lost = pipeline.stats().sources["jobs"].lost_to_retention
         assert 0 < lost < published
-        assert lost - 5 <= published - handled <= lost  # offsets that were stored in the stream count, too
+        stored = 50  # more offsets than a runner stores in the stream meanwhile: they have offsets of their own there
+        assert lost - stored <= published - handled <= lost
         told = f"{lost} offsets between were removed by retention before they were read, and are lost"
         assert [record.levelname for record in caplog.records if told in record.getMessage()] == ["ERROR"]
         assert f"{lost} offsets were removed by the stream's retention" in (pipeline.stats().last_error or "")
