@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pipeline.streams.broker import StreamBroker
     from pipeline.streams.follow import StreamState
 
-__all__ = ["LEASE_SECONDS", "Reader", "Shared", "SourceSupervisor"]
+__all__ = ["LEASE_SECONDS", "Reader", "Shared", "SourceSupervisor", "or_stop"]
 
 _FULL_SECONDS = 5.0
 """How long a window may be full before that is told as the reason why no more is read."""
@@ -108,7 +108,7 @@ class SourceSupervisor:
             BrokerRefused: The broker said no when it was first asked: no such stream, a refused login.
         """
         while not self._stop.is_set():
-            lease = await self._or_stop(self._prepare())
+            lease = await or_stop(self._prepare(), self._stop)
             if lease is None:
                 break
             await self._own(lease)
@@ -118,17 +118,6 @@ class SourceSupervisor:
         """Ask `run` to end; work in flight has `grace` seconds to finish."""
         self._grace = grace
         self._stop.set()
-
-    async def _or_stop(self, work: Any) -> Any:
-        """The work's result; None where `stop` comes first."""
-        task, stop = asyncio.ensure_future(work), asyncio.create_task(self._stop.wait())
-        try:
-            await asyncio.wait([task, stop], return_when=asyncio.FIRST_COMPLETED)
-            return task.result() if task.done() else None
-        finally:
-            for pending in (task, stop):
-                pending.cancel()
-            await asyncio.gather(task, stop, return_exceptions=True)
 
     # Standing by
 
@@ -174,7 +163,7 @@ class SourceSupervisor:
         self._tell("running")
         try:
             await reader.start()
-            await self._or_stop(asyncio.shield(ended))
+            await or_stop(asyncio.shield(ended), self._stop)
             await reader.stop()
             if not ended.done():
                 await self._drain(source, ended)
@@ -285,3 +274,15 @@ class SourceSupervisor:
             level = logging.WARNING if state in ("paused", "failed") else logging.INFO
             _log.log(level, "source %s: %s%s", self.name, state, f" ({reason})" if reason else "")
         self._told = self.stats.state, self.stats.reason = state, reason
+
+
+async def or_stop(work: Any, stop: asyncio.Event) -> Any:
+    """The result of this awaitable; None where `stop` is set before it, and then it is cancelled."""
+    task, stopped = asyncio.ensure_future(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        for pending in (task, stopped):
+            pending.cancel()
+        await asyncio.gather(task, stopped, return_exceptions=True)

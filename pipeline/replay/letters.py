@@ -20,7 +20,7 @@ from pipeline.replay.request import replay_table, routes_again
 from pipeline.routing import Router
 from pipeline.stages import Stage
 from pipeline.stats import SourceStats
-from pipeline.supervisor import Reader, Shared, SourceSupervisor
+from pipeline.supervisor import Reader, Shared, SourceSupervisor, or_stop
 from pipeline.upkeep import Upkeep
 
 __all__ = ["ReplaysRedrives"]
@@ -79,21 +79,15 @@ class ReplaysRedrives:
 
     async def _look(self) -> None:
         """Begin what is asked for; a stop does not wait for a database that is silent."""
-        asked = asyncio.create_task(self._replays.asked(self._shared.pipeline))
-        stop = asyncio.create_task(self._stop.wait())
         try:
-            await asyncio.wait([asked, stop], return_when=asyncio.FIRST_COMPLETED)
+            asked = await or_stop(self._replays.asked(self._shared.pipeline), self._stop)
             if not self._stop.is_set():
-                for row in asked.result():
+                for row in asked:
                     self._begin(row)
         except (Unavailable, DatabaseRefused) as error:
             _log.debug("redrives of replays were not looked for: %s", error)
         except Exception:  # noqa: BLE001 - whatever it is, what is live must not end because of it
             _log.exception("redrives of replays could not be looked for")
-        finally:
-            for task in (asked, stop):
-                task.cancel()
-            await asyncio.gather(asked, stop, return_exceptions=True)
 
     def _begin(self, row: ReplayRow) -> None:
         place = (row.group, row.stream)
