@@ -6,6 +6,7 @@ import asyncio
 import importlib.metadata
 import logging
 import os
+import random
 import shutil
 import signal
 import socket
@@ -20,6 +21,8 @@ __all__ = ["EmbeddedServer", "find_program", "shown_program"]
 HOST = "127.0.0.1"
 _READY_SECONDS = 30.0
 _STOP_SECONDS = 10.0
+_QUIET_PORTS = range(20_000, 30_000)  # below 32,768, where Linux begins to number outgoing connections
+_CRASHED = 2  # what a Go program exits with when it panics, as the server does when a port of its own choice is taken
 _RESTART_PAUSES = (0.2, 1.0, 5.0, 30.0)  # seconds before a server that ended by itself is started again
 _log = logging.getLogger("pipeline.temporal")
 
@@ -96,15 +99,20 @@ class EmbeddedServer:
         self.port = 0
 
     async def _spawn_somewhere(self, program: str) -> None:
-        """Start the process; where another program took the port in this very moment, on another one."""
+        """Start the process: again where it crashed, and elsewhere where another program took the port meanwhile."""
         for tries_left in (2, 1, 0):
             try:
                 await self._spawn(program)
-            except UserError:
-                if self._options.port or not tries_left or _is_free(self.port):
+            except UserError as error:
+                crashed = self._process is not None and self._process.returncode == _CRASHED
+                taken = not (self._options.port or _is_free(self.port))
+                if not (tries_left and (crashed or taken)):
                     raise
                 await self._end()
-                self.port = _free_port()
+                if taken:
+                    self.port = _free_port()
+                else:
+                    _log.warning("%s; trying again", error)
             else:
                 return
 
@@ -205,8 +213,10 @@ class EmbeddedServer:
             return
 
     def _last_words(self) -> str:
-        lines = [line for line in self._output.read_text(errors="replace").splitlines() if line.strip()]
-        return lines[-1].strip() if lines else f"see {self._output}"
+        """What the server said last; of a panic the reason, which stands before the stack."""
+        lines = [line.strip() for line in self._output.read_text(errors="replace").splitlines() if line.strip()]
+        reasons = [line for line in lines if line.startswith("panic:")]
+        return next(iter(reasons or lines[-1:]), f"see {self._output}")
 
 
 def find_program() -> str:
@@ -255,6 +265,6 @@ def _is_free(port: int) -> bool:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """A port that is free, and that no outgoing connection is given while the server is started again."""
+    ports = random.sample(_QUIET_PORTS, 100)
+    return next(port for port in ports if _is_free(port))

@@ -23,6 +23,7 @@ from pipeline_plugins.temporal.options import TemporalOptions
 from pipeline_plugins.temporal.tenancy import Record, Tenancy
 from tests.handlers.eventually import eventually
 from tests.plugins.temporal.support import goes_through, is_silent, running
+from tests.services.ports import free_port
 
 pytestmark = pytest.mark.integration
 
@@ -39,6 +40,14 @@ async def main():
 
 asyncio.run(main())
 """
+
+
+@pytest.fixture(autouse=True)
+def default_port(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A default port of the test's own: the real one is taken by whichever test comes first."""
+    port = free_port()
+    monkeypatch.setattr(embedded, "DEFAULT_PORT", port)
+    return port
 
 
 @pytest.fixture
@@ -108,42 +117,31 @@ async def test_the_configured_namespace_is_there(database: Path) -> None:
             await resource.signal("w", "pause", request_id="1")
 
 
-async def test_a_taken_default_port_is_no_obstacle(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        monkeypatch.setattr(embedded, "DEFAULT_PORT", port)
+async def test_a_taken_default_port_is_no_obstacle(database: Path, default_port: int) -> None:
+    with socket.create_server(("127.0.0.1", default_port)):
         async with running(database) as resource:
             await resource.probe()
-            assert server_of(database).port != port
+            assert server_of(database).port != default_port
 
 
 async def test_a_port_that_is_taken_in_the_moment_of_starting_is_exchanged(
-    database: Path, monkeypatch: pytest.MonkeyPatch
+    database: Path, default_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", default_port)):
         looks = iter([True])  # free at the first look, taken when the server comes
         really_free = embedded._is_free
-        monkeypatch.setattr(embedded, "DEFAULT_PORT", port)
         monkeypatch.setattr(embedded, "_is_free", lambda asked: next(looks, None) or really_free(asked))
         async with running(database) as resource:
             await resource.probe()
-            assert server_of(database).port != port
+            assert server_of(database).port != default_port
 
 
 @pytest.mark.parametrize("key", ["port", "ui_port"])
 async def test_a_taken_port_that_was_asked_for_is_named(database: Path, key: str) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"port {port} is taken"):
-            async with running(database, **{key: port}):
-                pass
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(UserError, match=f"port {port} is taken"):
+        async with running(database, **{key: port}):
+            pass
 
 
 async def test_a_second_process_joins_the_server_and_leaves_it_running(
@@ -285,6 +283,42 @@ async def test_a_server_that_does_not_start_says_why(database: Path) -> None:
             pass
 
 
+@pytest.fixture
+def crashing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Has the server panic at its first so many starts, as it does when a port that it chose is taken meanwhile."""
+
+    def crash(times: int) -> None:
+        left, program = tmp_path / "left", tmp_path / "temporal"
+        left.write_text("x" * times)
+        program.write_text(
+            f"#!/bin/sh\nif [ -s {left} ]; then truncate -s -1 {left}\n"
+            'printf "panic: no free port\\n\\ngoroutine 1 [running]:\\n\\tmain.go:18 +0x8e\\n"; exit 2; fi\n'
+            f'exec {embedded.find_program()} "$@"\n'
+        )
+        program.chmod(0o755)
+        monkeypatch.setattr(embedded, "find_program", lambda: str(program))
+
+    return crash
+
+
+async def test_a_server_that_crashes_at_its_start_is_started_again(
+    database: Path, crashing: Callable[[int], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    crashing(2)
+    async with running(database) as resource:
+        await resource.probe()
+    assert caplog.text.count("did not start: panic: no free port; trying again") == 2
+
+
+async def test_a_server_that_keeps_crashing_is_given_up_and_its_reason_told(
+    database: Path, crashing: Callable[[int], None]
+) -> None:
+    crashing(3)
+    with pytest.raises(UserError, match=r"did not start: panic: no free port$"):
+        async with running(database):
+            pass
+
+
 async def test_a_missing_program_names_the_extra(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def none(name: str) -> None:
         raise embedded.importlib.metadata.PackageNotFoundError(name)
@@ -328,8 +362,8 @@ async def test_a_probe_before_the_start_asks_the_server_that_another_process_run
     await resource.stop()
 
 
-async def test_the_web_ui_is_served_where_it_is_asked_for(database: Path, unused_port: Callable[[], int]) -> None:
-    port = unused_port()
+async def test_the_web_ui_is_served_where_it_is_asked_for(database: Path) -> None:
+    port = free_port()
     async with running(database, ui_port=port) as resource:
         assert f"web UI at http://127.0.0.1:{port}" in resource.describe()
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -338,13 +372,3 @@ async def test_the_web_ui_is_served_where_it_is_asked_for(database: Path, unused
         assert (await reader.readline()).startswith(b"HTTP/1.")
         writer.close()
         await writer.wait_closed()
-
-
-@pytest.fixture
-def unused_port() -> Callable[[], int]:
-    def find() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return int(probe.getsockname()[1])
-
-    return find
