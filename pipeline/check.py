@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.config.catalog import Catalog
 from pipeline.config.load import Loaded, load
@@ -78,6 +78,7 @@ class QueueReport:
         jitter: The part of each wait that is random.
         keep_completed: How many completed runs are kept.
         keep_failed: How many failed runs are kept.
+        max_waiting: How many jobs may wait before the sources that leave them pause; False for any number.
         stages: The stages that leave jobs on it.
     """
 
@@ -89,6 +90,7 @@ class QueueReport:
     jitter: float
     keep_completed: int
     keep_failed: int
+    max_waiting: int | Literal[False]
     stages: tuple[str, ...]
 
 

@@ -133,6 +133,12 @@ class Parts:
         wanted = {name: stream for name, stream in streams.items() if stream is not None}
         return Copies(self.config.pipeline.name, wanted) if wanted else None
 
+    def queue_limits(self) -> dict[str, dict[str, int]]:
+        """How many jobs may wait on the queues that a stage leaves jobs on, by the stage and the queue."""
+        limits = {name: table.max_waiting for name, table in self.loaded.queues.items() if table.max_waiting}
+        used = {stage: self.loaded.queues_of(stage) for stage in self.stages_of()}
+        return {stage: {queue: limits[queue] for queue in queues if queue in limits} for stage, queues in used.items()}
+
     # Stages
 
     def stages_of(self, source: str | None = None) -> list[str]:

@@ -124,7 +124,7 @@ class Pipeline(Life):
         shared = Shared(
             owner_id(), broker, self.connector, Ledger(self.database, parts.copies()), parts.creates_streams(),
             Router(self.config.route), self.resources, self.config.pipeline.name,
-            jobs.wake, jobs.clock.now,
+            jobs.wake, jobs.clock.now, parts.queue_limits(),
         )  # fmt: skip
         started: dict[str, dict[str, Stage]] = {}
         for name, table in self.config.source.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +15,7 @@ from pipeline.connectors import Connector, MessageBatch
 from pipeline.dispatch.resume import Resume
 from pipeline.dispatch.source import Source
 from pipeline.errors import Fenced, Unavailable
+from pipeline.jobs.full_queues import FullQueues
 from pipeline.ledger.columns import utcnow
 from pipeline.ledger.lease import Lease, Standing, acquire
 from pipeline.ledger.ledger import Ledger
@@ -51,6 +52,7 @@ class Shared:
         pipeline: The pipeline's name.
         on_jobs: Called after each commit that left jobs.
         now: The time that jobs are left at, aware, in UTC.
+        queue_limits: How many jobs may wait on the queues that a stage leaves jobs on, by the stage and the queue.
     """
 
     owner: str
@@ -63,6 +65,7 @@ class Shared:
     pipeline: str
     on_jobs: Callable[[], None] = lambda: None
     now: Callable[[], datetime] = utcnow
+    queue_limits: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 class Reader(Protocol):
@@ -158,7 +161,9 @@ class SourceSupervisor:
         source.start()
         reader = self._make_reader(lease, source, end)
         upkeep = self._make_upkeep(lease)
+        full_queues = self._look_at_queues(source)
         upkeep.start(source, end, self._tell_paused)
+        full_queues.start()
         self.stats.prefix = lease.progress.prefix
         self._tell("running")
         try:
@@ -168,11 +173,19 @@ class SourceSupervisor:
             if not ended.done():
                 await self._drain(source, ended)
         finally:
+            await full_queues.stop()
             await upkeep.stop()
             await source.close()
             self._source = None
             self.stats.in_flight = 0
         await self._give_up(upkeep, ended)
+
+    def _look_at_queues(self, source: Source) -> FullQueues:
+        shared = self._shared
+        limits: dict[str, int] = {}
+        for stage in self._stages:
+            limits.update(shared.queue_limits.get(stage, {}))
+        return FullQueues(shared.ledger.database, shared.pipeline, limits, source.window, shared.now)
 
     # What a replay does in a way of its own
 

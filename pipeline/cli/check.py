@@ -152,9 +152,10 @@ def _queue(queue: QueueReport) -> list[str]:
 
     repeated = tries(queue.attempts, queue.backoff, queue.max_backoff)
     lines = [f"stages   {', '.join(queue.stages)}"] if queue.stages else []
+    room = f"sources pause at {queue.max_waiting:,} that wait" if queue.max_waiting else "any number may wait"
     return [
         *lines,
-        f"jobs     {repeated}, {queue.concurrency} at once on each worker",
+        f"jobs     {repeated}, {queue.concurrency} at once on each worker; {room}",
         f"keeps    {queue.keep_completed:,} completed and {queue.keep_failed:,} failed runs",
     ]
 

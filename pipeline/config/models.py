@@ -70,6 +70,12 @@ class QueueRetry(Table):
     jitter: float = Field(0.0, ge=0, le=1, description="The part of each wait that is random, 0 to 1.")
 
 
+def _max_waiting(value: object) -> object:
+    if value is True or (value == 0 and value is not False):  # pydantic would take 0 for false
+        raise ValueError("write how many jobs may wait, at least 1, or false for any number")
+    return False if value == "false" else value  # what a variable gives is a text
+
+
 class QueueTable(Table):
     """``[jobs.queue.<name>]``: one queue; what it leaves out is as in ``[jobs]``."""
 
@@ -77,6 +83,10 @@ class QueueTable(Table):
     retry: QueueRetry = Field(default_factory=QueueRetry, description="How failed jobs are repeated.")
     keep_completed: int = Field(100, ge=0, description="How many completed runs are kept for looking at.")
     keep_failed: int = Field(1_000, ge=0, description="How many failed runs are kept for looking at.")
+    max_waiting: Annotated[Literal[False] | Annotated[int, Field(ge=1)], BeforeValidator(_max_waiting)] = Field(
+        100_000,
+        description="How many jobs may wait before the sources that leave them pause; false for any number.",
+    )
 
 
 class JobsTable(QueueTable):

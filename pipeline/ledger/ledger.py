@@ -34,11 +34,15 @@ class Ledger:
 
     Every method raises `Unavailable("database", …)` where the database can't be reached, and `DatabaseRefused` where it
     refuses the login.
+
+    Attributes:
+        database: Where they are.
+        redrives: The dead letters that are to be run again.
     """
 
     def __init__(self, db: Database, copies: Copies | None = None) -> None:
         """A ledger on this database; `copies` are left of dead letters, where given."""
-        self._db = db
+        self.database = db
         self._seen = SeenIds(db)
         self._writer = UnitWriter(db, self._seen, copies)
         self._move = _move_statement()
@@ -60,7 +64,7 @@ class Ledger:
         take = take.values(
             owner=owner, epoch=ProgressRow.epoch + 1, beat=ProgressRow.beat + 1, source=key.source, updated_at=utcnow()
         )
-        async with self._db.write() as connection:
+        async with self.database.write() as connection:
             await connection.execute(self._create(key))
             taken = await connection.execute(take)
             row = (await connection.execute(select(ProgressRow).where(row_of(key)))).mappings().one()
@@ -72,7 +76,7 @@ class Ledger:
     async def renew(self, lease: Lease) -> None:
         """Show that the holder lives. Each commit does so too. Raises `Fenced` where another runner has taken over."""
         began = time.monotonic()
-        async with self._db.write() as connection:
+        async with self.database.write() as connection:
             beat = update(ProgressRow).where(held(lease)).values(beat=ProgressRow.beat + 1, updated_at=utcnow())
             if (await connection.execute(beat)).rowcount == 0:
                 raise fenced(lease)
@@ -80,7 +84,7 @@ class Ledger:
 
     async def release(self, lease: Lease) -> None:
         """Give the source back, so that another runner may begin at once; nothing happens where one already has."""
-        async with self._db.write() as connection:
+        async with self.database.write() as connection:
             await connection.execute(
                 update(ProgressRow)
                 .where(held(lease))
@@ -99,7 +103,7 @@ class Ledger:
             incarnation=following, prefix=-1, chunk_timestamp=None, ahead="[]", token=f"incarnation {following}",
             beat=ProgressRow.beat + 1, updated_at=utcnow(),
         )  # fmt: skip
-        async with self._db.write() as connection:
+        async with self.database.write() as connection:
             if (await connection.execute(reset)).rowcount == 0:
                 raise fenced(lease)
         lease.incarnation, lease.progress, lease.started, lease.renewed_at = following, Progress(), True, began
@@ -132,7 +136,7 @@ class Ledger:
         return list(commit.unwritable)
 
     async def _commit_all(self, lease: Lease, commit: Commit, scope: Scope) -> None:
-        async with self._db.write() as connection:
+        async with self.database.write() as connection:
             if not await self._moved(connection, lease, commit, scope.at):
                 return
             if commit.units:
@@ -142,7 +146,7 @@ class Ledger:
 
     async def _commit_writable(self, lease: Lease, commit: Commit, scope: Scope) -> None:
         """The same in a new transaction, by halves: the first one was lost with the unit that it broke on."""
-        async with self._db.write() as connection:
+        async with self.database.write() as connection:
             if not await self._moved(connection, lease, commit, scope.at):
                 return
             commit.unwritable[:] = await self._writer.isolate(connection, scope, commit.units)
@@ -172,12 +176,12 @@ class Ledger:
 
     async def progress(self) -> list[ProgressRow]:
         """Where every source stands."""
-        return await self._db.fetch(
+        return await self.database.fetch(
             ProgressRow, select(ProgressRow).order_by(col(ProgressRow.source), col(ProgressRow.stream))
         )
 
     def _create(self, key: SourceKey) -> Any:
-        kind: Any = postgresql.insert if self._db.dialect == "postgresql" else sqlite.insert
+        kind: Any = postgresql.insert if self.database.dialect == "postgresql" else sqlite.insert
         values = {"consumer_group": key.group, "stream": key.stream, "source": key.source, "updated_at": utcnow()}
         return kind(ProgressRow).values(values).on_conflict_do_nothing()
 

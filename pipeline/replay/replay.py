@@ -194,7 +194,7 @@ class Replay(Life):
         self._tally = Tally(known, is_part=choice.is_part)
         shared = Shared(
             owner_id(), broker, parts.connector, Ledger(parts.database, parts.copies()), False, router, parts.resources,
-            self.config.pipeline.name, self._note_jobs,
+            self.config.pipeline.name, self._note_jobs, queue_limits=parts.queue_limits(),
         )  # fmt: skip
 
         def counts(message: Message) -> bool:

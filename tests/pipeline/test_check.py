@@ -108,7 +108,8 @@ def test_a_report_shows_the_queues_with_their_effective_settings(folder: Folder)
     slow, stages = json.loads(json.dumps(report.as_json()))["queues"]
     assert slow == {
         "name": "slow", "concurrency": 5, "attempts": 1, "backoff": 2.0, "max_backoff": 3600.0, "jitter": 0.0,
-        "keep_completed": 100, "keep_failed": 7, "stages": ["control"],
+        "keep_completed": 100, "keep_failed": 7, "max_waiting": 100_000,
+        "stages": ["control"],
     }  # fmt: skip
     assert (stages["name"], stages["attempts"], stages["keep_failed"], stages["stages"]) == ("stages", 6, 1000, ["log"])
     assert report.use_queue

@@ -19,7 +19,7 @@ _commit, _renew = Ledger.commit, Ledger.renew
 async def adopt(self: Ledger, lease: Lease) -> None:
     """Take whatever epoch there is for one's own."""
     row = select(ProgressRow).where(col(ProgressRow.stream) == lease.key.stream)
-    [found] = await self._db.fetch(ProgressRow, row)
+    [found] = await self.database.fetch(ProgressRow, row)
     lease.epoch = found.epoch
 
 

@@ -210,7 +210,7 @@ def test_check_shows_the_queues_and_the_stages_that_use_them() -> None:
     at = shown.index("queue stages")
     assert shown[at + 1 : at + 4] == [
         "  stages   log",
-        "  jobs     2 tries, waits 2s to 3600s, 7 at once on each worker",
+        "  jobs     2 tries, waits 2s to 3600s, 7 at once on each worker; sources pause at 100,000 that wait",
         "  keeps    100 completed and 1,000 failed runs",
     ]
     assert any(line.split()[:3] == ["jobs.concurrency", "7", "pipeline.toml:17"] for line in shown)

@@ -89,6 +89,19 @@ def test_a_queue_may_say_the_default_against_what_jobs_says(folder: Folder) -> N
     assert folder.load(text, WITH_MAIL).queues["mail"].concurrency == 100
 
 
+def test_a_queue_may_have_room_for_any_number_of_jobs(folder: Folder) -> None:
+    queues = folder.load(ASYNC + "[jobs]\nmax_waiting = 5\n[jobs.queue.stages]\nmax_waiting = false\n").queues
+    assert queues["stages"].max_waiting is False
+    assert folder.load(ASYNC + "[jobs]\nmax_waiting = 5\n").queues["stages"].max_waiting == 5
+    assert folder.load(ASYNC).queues["stages"].max_waiting == 100_000
+
+
+@pytest.mark.parametrize("value", ["0", "true", "-1", "'many'"])
+def test_room_for_no_jobs_is_refused(folder: Folder, value: str) -> None:
+    line, path, _ = folder.only_problem(ASYNC + f"[jobs]\nmax_waiting = {value}\n")
+    assert (line, path) == (11, "jobs.max_waiting")
+
+
 def test_jobs_have_a_queue_where_the_file_has_the_table_or_a_variable_names_redis(folder: Folder) -> None:
     table = folder.load(SOUND + "[jobs]\n")
     assert (table.use_queue, table.config.jobs.url, table.origins["jobs.url"]) == (True, None, "default (embedded)")
