@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pipeline.config.catalog import Catalog
 from pipeline.config.load import Loaded, load
@@ -15,6 +15,9 @@ from pipeline.config.problems import dotted
 from pipeline.errors import ConfigError, Problem
 
 __all__ = ["QueueReport", "Report", "RouteReport", "StageReport", "Value", "check", "check_file", "tries"]
+
+_OF_QUEUE: Final = ("concurrency", "concurrency.limit")
+"""What the policy of an async stage has no say in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,8 @@ class QueueReport:
         keep_failed: How many failed runs are kept.
         max_waiting: How many jobs may wait before the sources that leave them pause; False for any number.
         stages: The stages that leave jobs on it.
+        tried_by_policy: Whether its jobs are tried as their stages' policies say, and not as it says itself: it has
+            only events of async stages.
     """
 
     name: str
@@ -92,6 +97,7 @@ class QueueReport:
     keep_failed: int
     max_waiting: int | Literal[False]
     stages: tuple[str, ...]
+    tried_by_policy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,24 +170,30 @@ def _stage(name: str, loaded: Loaded) -> StageReport:
     resources = handler.resources if handler else ()
     start = f"{dotted(('stage', name, 'policy'))}."
     values = tuple(
-        replace(value, path=value.path.removeprefix(start)) for value in loaded.values if value.path.startswith(start)
+        replace(value, path=value.path.removeprefix(start))
+        for value in loaded.values
+        if value.path.startswith(start) and not (stage.is_async and value.path.removeprefix(start) in _OF_QUEUE)
     )
+    words = in_words(loaded.policy(name), is_async=stage.is_async)
     return StageReport(
-        name, stage.use, stage.when, in_words(loaded.policy(name)), resources, stage.is_async, loaded.queues_of(name),
-        values,
+        name, stage.use, stage.when, words, resources, stage.is_async, loaded.queues_of(name), values
     )  # fmt: skip
 
 
-def in_words(policy: Policy) -> str:
-    """A policy in a line."""
+def in_words(policy: Policy, *, is_async: bool = False) -> str:
+    """A policy in a line; of an async stage without what its queue says in its place."""
     retry, circuit, coalesce = policy.retry, policy.circuit, policy.coalesce
+    where = " on each worker" if is_async else ""
     words = ["no time-out" if policy.timeout is False else f"time-out {policy.timeout:g}s"]
-    words += [tries(retry.attempts, retry.backoff, retry.max_backoff), f"{policy.limit} at once"]
+    words.append(tries(retry.attempts, retry.backoff, retry.max_backoff))
+    if not is_async:
+        words.append(f"{policy.limit} at once")
     if policy.per_key is not None:
-        words.append(f"{policy.per_key.per_key} at once for each {policy.per_key.key}")
-    words += [f"at most {limit}" for limit in policy.rate_limit]
+        words.append(f"{policy.per_key.per_key} at once for each {policy.per_key.key}{where}")
+    words += [f"at most {limit}{where}" for limit in policy.rate_limit]
     if circuit is not None:
-        words.append(f"circuit opens at {circuit.ratio:.0%} failed in {circuit.window:g}s")
+        calls = f"{circuit.ratio:.0%} of {circuit.minimum} or more calls"
+        words.append(f"circuit opens at {calls} failed in {circuit.window:g}s")
     if coalesce is not None:
         words.append(f"coalesces {', '.join(coalesce.match)} in {coalesce.window:g}s")
     return ", ".join(words)
@@ -190,7 +202,8 @@ def in_words(policy: Policy) -> str:
 def _queue(name: str, table: QueueTable, loaded: Loaded) -> QueueReport:
     stages = tuple(stage for stage in loaded.config.stage if name in loaded.queues_of(stage))
     settings = table.model_dump()
-    return QueueReport(name=name, stages=stages, **settings.pop("retry"), **settings)
+    by_policy = name in loaded.queues_of_events
+    return QueueReport(name=name, stages=stages, tried_by_policy=by_policy, **settings.pop("retry"), **settings)
 
 
 def tries(attempts: int, backoff: float, max_backoff: float) -> str:

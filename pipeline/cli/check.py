@@ -150,7 +150,9 @@ def _route(route: RouteReport) -> list[str]:
 def _queue(queue: QueueReport) -> list[str]:
     from pipeline.check import tries
 
-    repeated = tries(queue.attempts, queue.backoff, queue.max_backoff)
+    repeated = "tried as their stages say"
+    if not queue.tried_by_policy:
+        repeated = tries(queue.attempts, queue.backoff, queue.max_backoff)
     lines = [f"stages   {', '.join(queue.stages)}"] if queue.stages else []
     room = f"sources pause at {queue.max_waiting:,} that wait" if queue.max_waiting else "any number may wait"
     return [

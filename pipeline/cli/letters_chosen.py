@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from pipeline.ledger.dead_letters import DeadLetters
 
 __all__ = [
-    "GroupOption", "KindOption", "ReplayOption", "RouteOption", "SinceOption", "SourceOption", "StageOption",
+    "KINDS", "GroupOption", "KindOption", "ReplayOption", "RouteOption", "SinceOption", "SourceOption", "StageOption",
     "UntilOption", "chosen", "say_why_none", "sources_of",
 ]  # fmt: skip
 
 Named: TypeAlias = Literal["source", "route", "stage", "kind", "replay"]
-_KINDS: Final = (
+KINDS: Final = (
     "undecodable", "too_big", "too_deep", "too_many_headers", "headers_too_big", "duplicate_keys", "huge_number",
     "routing_key_too_long", "invalid_data", "rejected", "unwritable", "worker_lost",
 )  # fmt: skip
@@ -102,7 +102,7 @@ async def _refuse_unknown(pipeline: OpenedPipeline, letters: DeadLetters, filter
         ("source", set(config.source)),
         ("route", {route.name or route.match[0] for route in config.route}),
         ("stage", set(config.stage)),
-        ("kind", set(_KINDS)),
+        ("kind", set(KINDS)),
         ("replay", set()),
     )
     for name, known in in_file:

@@ -30,7 +30,14 @@ from pipeline.config.options import check_resources, check_stages
 from pipeline.config.origins import EffectivePolicy, Value, values_of
 from pipeline.config.positions import Path
 from pipeline.config.problems import near
-from pipeline.config.queues import check_queues, effective_queues, queues_of_stages
+from pipeline.config.queues import (
+    check_async,
+    check_queues,
+    effective_queues,
+    queues_of_events,
+    queues_of_handlers,
+    queues_of_stages,
+)
 from pipeline.config.routes import check_coalesce, check_condition, check_routes, finally_only, implied_stages
 from pipeline.config.tables import Tables
 from pipeline.errors import ConfigError, PipelineError, Problem
@@ -64,6 +71,7 @@ class Loaded:
         use_queue: Whether jobs have a queue: the file has a ``[jobs]`` table, or variables say where Redis is. Else the
             runner runs all jobs itself.
         queues: Every queue by name with its effective settings: those of the file, and those that stages use besides.
+        queues_of_events: The queues whose jobs all are events of async stages, which are tried as their stages say.
         problems: What is wrong all the same, outside the tables that `load` was told are needed; what it concerns is
             missing here, or as if the file did not say it.
     """
@@ -78,6 +86,7 @@ class Loaded:
     _resource_options: Mapping[str, BaseModel]
     use_queue: bool = False
     queues: Mapping[str, QueueTable] = field(default_factory=dict)
+    queues_of_events: Collection[str] = ()
     _stage_queues: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     problems: Sequence[Problem] = ()
 
@@ -204,8 +213,10 @@ def _checked(path: FilePath, document: Document, environment: Environment, catal
     context = {"extensions": catalog.extensions, "base": path.parent, "environ": environment}
     options, policies = check_stages(stages, tables, catalog, context)
     check_coalesce(routes, stages, policies, document.problems)
-    used = queues_of_stages(stages, options, catalog, document.problems)
-    check_queues(config.jobs, used, document.problems)
+    of_handlers = queues_of_handlers(stages, options, catalog, document.problems)
+    used, of_events = queues_of_stages(stages, of_handlers), queues_of_events(stages, of_handlers)
+    check_async(stages, document.problems)
+    check_queues(config.jobs, used, of_events, document.problems)
     resources = {**tables.resources, **_implied_resources(routes, stages, options, tables, catalog)}
     resource_options = check_resources(resources, tables, catalog, environment, context)
     config = config.model_copy(update={"resource": resources})
@@ -213,7 +224,9 @@ def _checked(path: FilePath, document: Document, environment: Environment, catal
     config = _with_endpoints(config, environment, catalog, document, needs_queue=any(name != INLINE for name in queues))
     values = values_of(config, document, resource_options, policies)
     use_queue = "jobs" in document.raw or config.jobs.url is not None
-    return Loaded(path, config, values, (), catalog, options, policies, resource_options, use_queue, queues, used)
+    return Loaded(
+        path, config, values, (), catalog, options, policies, resource_options, use_queue, queues, of_events, used
+    )
 
 
 def _concerns(problem: Problem, needed: Collection[str]) -> bool:

@@ -110,8 +110,11 @@ def options_of(
 
 def _policy(default: Policy, overrides: dict[str, Any], path: Path, problems: Problems) -> Policy | None:
     """The handler's policy, with what the stage's table says instead."""
+    base = default.model_dump()
+    if isinstance(overrides.get("concurrency"), dict) and isinstance(base["concurrency"], int):
+        base["concurrency"] = {"limit": base["concurrency"]}  # the same in its long form
     try:
-        return Policy.model_validate(merged(default.model_dump(), overrides))
+        return Policy.model_validate(merged(base, overrides))
     except ValidationError as error:
         problems.validation(error, Policy, overrides, path)
     return None

@@ -72,7 +72,8 @@ def values_of(
         given = dict(_leaves(effective.default.model_dump(mode="json", exclude_unset=True), ()))
         for below, value in _leaves(effective.policy.model_dump(mode="json"), ()):
             place = _written((*path, *below), document)
-            origin = f"handler {effective.handler}" if given.get(below) == value else DEFAULT
+            said = given.get(below, given.get(below[:-1]))  # a concurrency may have been said in its short form
+            origin = f"handler {effective.handler}" if said == value else DEFAULT
             values.append(
                 Value(
                     dotted((*path, *below)), shown(value, str(below[-1])), document.origin(place) if place else origin

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from pipeline.dispatch.dependencies import Dependencies
 from pipeline.dispatch.flight import Flight
-from pipeline.errors import Reject, Retry, Skip, Unavailable
+from pipeline.errors import HandlerError, Reject, Retry, Skip, Unavailable
 from pipeline.ledger.units import Dead
 from pipeline.policies.backoff import backoff
 from pipeline.policies.coalesce import Coalesced
@@ -141,8 +141,9 @@ class Failures:
         now = datetime.now(UTC)
         reason = str(error) or describe(error)
         _log.error(
-            "stage %s: %r is dead at try %d (%s): %s", self._stage.name, flight.event, flight.attempt, kind, reason
-        )
+            "stage %s: %r is dead at try %d (%s): %s", self._stage.name, flight.event, flight.attempt, kind, reason,
+            exc_info=None if isinstance(error, HandlerError) else error,  # nobody expected it: where was it?
+        )  # fmt: skip
         dead = Dead(flight.route_name, self._stage.name, kind, reason, flight.attempt, flight.first_at or now, now)
         self._source.stage_dead(flight, dead, error)
 

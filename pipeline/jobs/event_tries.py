@@ -146,7 +146,7 @@ class EventTries:
     def _try_again(self, attempt: Try, error: BaseException) -> Verdict:
         retry = self._stage.policy.retry
         if attempt.attempt >= retry.attempts:
-            return self._dead(attempt, type(error).__name__, str(error) or _describe(error))
+            return self._dead(attempt, type(error).__name__, str(error) or _describe(error), error)
         wait = error.after if isinstance(error, Retry) else None
         if wait is None:
             wait = backoff(attempt.attempt, retry.backoff, retry.max_backoff, retry.jitter)
@@ -157,10 +157,11 @@ class EventTries:
         )  # fmt: skip
         return Again(attempt.job, wait, _describe(error), counts=True)
 
-    def _dead(self, attempt: Try, kind: str, reason: str) -> Died:
+    def _dead(self, attempt: Try, kind: str, reason: str, error: BaseException | None = None) -> Died:
         _log.error(
             "stage %s: %r is dead at try %d (%s): %s",
             self._stage.name, attempt.event.event, attempt.attempt, kind, reason,
+            exc_info=None if isinstance(error, HandlerError) else error,  # nobody expected it: where was it?
         )  # fmt: skip
         return died(attempt.job, attempt.event, kind, reason)
 

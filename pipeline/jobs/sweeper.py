@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import Table, and_, bindparam, func, insert, or_, select, update
@@ -29,11 +29,17 @@ _FOREIGN: Final = timedelta(seconds=60)
 """After how long the hints of another process, which nobody else can see, count as lost where it can't be asked."""
 _JOBS: Final[Table] = JobRow.__table__  # type: ignore[attr-defined]
 _RUNS: Final[Table] = JobRun.__table__  # type: ignore[attr-defined]
+_RENEWED: Final = timedelta(seconds=30)
+"""After so long at most each live worker has renewed its claims in a database that has come back."""
+_NEVER: Final = datetime.min.replace(tzinfo=UTC)
 _log = logging.getLogger("pipeline.jobs")
 
 
 class LostWorkers:
     """Puts jobs back whose worker died: at once where it was a process of this machine, else when its claim runs out.
+
+    While the database is away no worker can renew its claims. So those that have run out by its return prove nothing,
+    and the workers have some time to renew them: else all jobs that are being run would be run a second time.
 
     Args:
         database: Where the jobs are.
@@ -48,13 +54,15 @@ class LostWorkers:
         self._database = database
         self._clock = clock
         self._gone = gone
+        self._was_away = False
+        self._renewed_by = _NEVER
         running = and_(col(JobRow.state) == "running", col(JobRow.pipeline) == pipeline)
         self._workers = (
             select(col(JobRow.owner), func.min(col(JobRow.claimed_until), type_=UTCDateTime()))
             .where(running)
             .group_by(col(JobRow.owner))
         )
-        run_out = col(JobRow.claimed_until) < bindparam("now", type_=UTCDateTime())
+        run_out = col(JobRow.claimed_until) < bindparam("run_out", type_=UTCDateTime())
         dialect = database.dialect
         self._lost = (
             select(
@@ -76,22 +84,32 @@ class LostWorkers:
 
     async def sweep(self) -> int:
         """Put jobs back. Returns how many; raises what `Database.write` raises."""
-        async with self._database.read() as connection:
-            await self._clock.measure(connection)  # by a clock that is ahead, claims of live workers have run out
-            workers = (await connection.execute(self._workers)).all()
-        now = self._clock.now()
-        gone = [worker for worker, _ in workers if worker is not None and self._gone(worker)]
-        if not gone and all(until >= now for _, until in workers if until is not None):
-            return 0
-        count = await self._put_lost_back(gone, now)
+        try:
+            count = await self._sweep()
+        except Exception:
+            self._was_away = True
+            raise
         if count:
             _log.warning("%d jobs of lost workers will be run again", count)
         return count
 
-    async def _put_lost_back(self, gone: list[str], now: datetime) -> int:
+    async def _sweep(self) -> int:
+        async with self._database.read() as connection:
+            await self._clock.measure(connection)  # by a clock that is ahead, claims of live workers have run out
+            workers = (await connection.execute(self._workers)).all()
+        now = self._clock.now()
+        if self._was_away:
+            self._was_away, self._renewed_by = False, now + _RENEWED
+        run_out = now if now > self._renewed_by else _NEVER
+        gone = [worker for worker, _ in workers if worker is not None and self._gone(worker)]
+        if not gone and all(until >= run_out for _, until in workers if until is not None):
+            return 0
+        return await self._put_lost_back(gone, run_out, now)
+
+    async def _put_lost_back(self, gone: list[str], run_out: datetime, now: datetime) -> int:
         dialect = self._database.dialect
         async with self._database.write() as connection:
-            found = await connection.execute(self._lost, {"now": now, "owners": listed(gone, dialect)})
+            found = await connection.execute(self._lost, {"run_out": run_out, "owners": listed(gone, dialect)})
             jobs = found.all()
             if jobs:
                 await connection.execute(self._put_back, {"ids": listed((job.id for job in jobs), dialect)})

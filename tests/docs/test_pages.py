@@ -16,11 +16,12 @@ from pydantic import BaseModel
 
 import pipeline
 from pipeline import hookspecs
+from pipeline.cli.letters_chosen import KINDS
 from pipeline.config.models import PipelineConfig, Policy, ResourceTable, StageTable
 from pipeline.config.problems import keys_of
 from pipeline.plugins import Plugins, load_plugins
 from pipeline.stats import InstanceStats
-from tests.docs.blocks import PAGES, ROOT, name_of
+from tests.docs.blocks import PAGES, ROOT, name_of, section
 from tests.docs.commands import every_command
 
 DOCS = ROOT / "docs"
@@ -173,6 +174,11 @@ def test_every_state_of_a_source_is_documented() -> None:
     states = set(re.findall(r'(?:_tell\(|stats\.state[^=\n]*= )"(\w+)"', source)) | {"starting"}
     assert len(states) >= 6
     assert [state for state in states if f"| `{state}` |" not in read("commands.md")] == []
+
+
+def test_every_kind_of_dead_letter_of_the_engine_is_documented() -> None:
+    table = section(DOCS / "guide.md", "Dead letters")
+    assert [kind for kind in KINDS if f"`{kind}`" not in table] == []
 
 
 def test_no_page_is_unfinished() -> None:

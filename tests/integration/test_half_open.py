@@ -152,6 +152,28 @@ def effects(file: Path) -> Counter[str]:
     return Counter(file.read_text().split())
 
 
+async def test_a_silent_broker_is_noticed_and_read_on_from_where_it_was(
+    scene: Scenes, short: bool, stream_name: str, rabbitmq: RabbitMQ, tmp_path: Path
+) -> None:
+    file = tmp_path / "effects"
+    async with proxied(rabbitmq.stream_url) as (proxy, url):
+        quick = "?heartbeat=1" if short else ""
+        here = await scene(effect_pipeline(stream_name, file), proxy, {"PIPELINE_BROKER_URL": url + quick})
+        before, meanwhile = keyed(0, BEFORE), keyed(BEFORE, MEANWHILE)
+        await here.publisher.publish(before)
+        await here.until_processed(BEFORE)
+        began = time.monotonic()
+        await here.falls_silent("broker", meanwhile)
+        await here.pauses("nothing was heard")
+        assert time.monotonic() - began < NOTICED_WITHIN
+        assert await here.books.processed() == BEFORE
+        await here.passes_again("broker")
+        await here.until_processed(BEFORE + MEANWHILE)
+        await here.pipeline.stop()
+        assert effects(file) == Counter(event.id for event in [*before, *meanwhile])
+        assert await here.books.outcomes() == {"handled": BEFORE + MEANWHILE}
+
+
 async def test_a_silent_database_is_noticed_and_nothing_is_lost_or_done_twice(
     scene: Scenes, short: bool, stream_name: str, postgres: str, tmp_path: Path
 ) -> None:

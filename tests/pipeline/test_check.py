@@ -96,6 +96,11 @@ def test_a_report_says_which_stages_are_async_and_on_which_queue(folder: Folder)
     report = check(folder.load(JOBS))
     (control,) = report.routes[0].stages
     rows, log = report.routes[0].finally_
+    assert (control.policy, rows.policy) == (
+        "time-out 7s, 3 tries, waits 2s to 60s", "time-out 0.25s, 1 try, 100 at once",
+    )  # fmt: skip
+    assert "concurrency" not in {value.path for value in control.policy_values}
+    assert "concurrency" in {value.path for value in rows.policy_values}
     assert [(stage.is_async, stage.queues) for stage in (control, rows, log)] == [
         (True, ("slow",)), (False, ()), (True, ("stages",)),
     ]  # fmt: skip
@@ -108,8 +113,8 @@ def test_a_report_shows_the_queues_with_their_effective_settings(folder: Folder)
     slow, stages = json.loads(json.dumps(report.as_json()))["queues"]
     assert slow == {
         "name": "slow", "concurrency": 5, "attempts": 1, "backoff": 2.0, "max_backoff": 3600.0, "jitter": 0.0,
-        "keep_completed": 100, "keep_failed": 7, "max_waiting": 100_000,
-        "stages": ["control"],
+        "keep_completed": 100, "keep_failed": 7, "max_waiting": 100_000, "stages": ["control"],
+        "tried_by_policy": True,
     }  # fmt: skip
     assert (stages["name"], stages["attempts"], stages["keep_failed"], stages["stages"]) == ("stages", 6, 1000, ["log"])
     assert report.use_queue

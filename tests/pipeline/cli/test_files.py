@@ -206,11 +206,11 @@ retry = { attempts = 2 }
 def test_check_shows_the_queues_and_the_stages_that_use_them() -> None:
     write(ASYNC)
     shown = run("check").out.splitlines()
-    assert "  stages   log: time-out 30s, 5 tries, waits 1s to 60s, 100 at once; async on stages" in shown
+    assert "  stages   log: time-out 30s, 5 tries, waits 1s to 60s; async on stages" in shown
     at = shown.index("queue stages")
     assert shown[at + 1 : at + 4] == [
         "  stages   log",
-        "  jobs     2 tries, waits 2s to 3600s, 7 at once on each worker; sources pause at 100,000 that wait",
+        "  jobs     tried as their stages say, 7 at once on each worker; sources pause at 100,000 that wait",
         "  keeps    100 completed and 1,000 failed runs",
     ]
     assert any(line.split()[:3] == ["jobs.concurrency", "7", "pipeline.toml:17"] for line in shown)

@@ -83,6 +83,17 @@ def test_a_policy_of_the_handler_is_switched_off_by_false(folder: Folder, policy
     assert not getattr(loaded.policy("slow"), policy)
 
 
+def test_a_limit_of_each_key_leaves_the_handlers_limit_as_it_is(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Slow, "default_policy", lambda options: Policy(concurrency=20))
+    text = with_policy("{ concurrency = { per_key = 2, key = 'id' } }", "slow").replace('["log"]', '["slow"]')
+    (slow,) = check(folder.load(text, PLUGINS)).routes[0].stages
+    found = {value.path: (value.value, value.origin) for value in slow.policy_values}
+    assert found["concurrency.limit"] == ("20", "handler slow")
+    assert found["concurrency.per_key"][0] == "2"
+
+
 def test_the_default_policy_may_depend_on_the_options(folder: Folder) -> None:
     loaded = folder.load(with_policy("{ retry = { attempts = 2 } }", "slow", "in_flight = 3\n"), PLUGINS)
     policy = loaded.policy("slow")
@@ -184,7 +195,12 @@ def test_a_report_tells_a_policy_in_a_line_and_as_json(folder: Folder) -> None:
     report = check(folder.load(EXPLAINED, PLUGINS))
     assert report.routes[0].stages[0].policy == (
         "time-out 3s, 5 tries, waits 1s to 60s, 100 at once, 2 at once for each id, at most 50/s for each data.k, "
-        "circuit opens at 50% failed in 10s"
+        "circuit opens at 50% of 20 or more calls failed in 10s"
+    )
+    on_workers = check(folder.load(EXPLAINED.replace("[stage.slow]\n", "[stage.slow]\nasync = true\n"), PLUGINS))
+    assert on_workers.routes[0].stages[0].policy == (
+        "time-out 3s, 5 tries, waits 1s to 60s, 2 at once for each id on each worker, at most 50/s for each data.k on "
+        "each worker, circuit opens at 50% of 20 or more calls failed in 10s"
     )
     shown = json.loads(json.dumps(report.as_json()))["routes"][0]["stages"][0]["policy_values"]
     assert shown[-1] == {"path": "circuit.half_open", "value": "1", "origin": "default"}

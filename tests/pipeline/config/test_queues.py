@@ -126,6 +126,29 @@ def test_a_table_for_a_queue_that_nothing_uses_is_a_warning_with_the_nearest_nam
     assert folder.warnings(SOUND + "[jobs.queue.x]\n") == [(8, "no stage uses this queue")]
 
 
+def test_what_an_async_stage_says_of_its_concurrency_is_a_warning_as_its_queue_says_that(folder: Folder) -> None:
+    limits = ("concurrency = 3", "concurrency = { limit = 3, per_key = 1, key = 'data.k' }")
+    for queue, place in {"'a.b'": '[jobs.queue."a.b"]', "true": "[jobs.queue.stages]", "'inline'": "[jobs]"}.items():
+        for limit in limits:
+            text = SOUND + f"[stage.log]\nasync = {queue}\npolicy = {{ {limit} }}\n"
+            said = f"an async stage does not keep to it: write 'concurrency' in {place}"
+            assert folder.warnings(text) == [(10, said)]
+    per_key = "[stage.log]\nasync = true\npolicy = { concurrency = { per_key = 1, key = 'data.k' } }\n"
+    assert folder.warnings(SOUND + per_key) == []
+    assert folder.warnings(SOUND + "[stage.log]\npolicy = { concurrency = 3 }\n") == []
+
+
+def test_a_retry_of_a_queue_that_has_only_events_of_async_stages_is_a_warning(folder: Folder) -> None:
+    retry = "[jobs.queue.slow]\nretry = { attempts = 2 }\n"
+    only_events = SOUND + "[stage.log]\nasync = 'slow'\n" + retry
+    said = "it has no effect: this queue has only events of async stages, tried as the 'retry' of their 'policy' says"
+    assert folder.warnings(only_events) == [(11, said)]
+    assert folder.load(only_events).queues_of_events == {"slow"}
+    both = MAIL + "[stage.mail]\nasync = 'slow'\nqueue = 'slow'\n" + retry
+    loaded = folder.load(both, WITH_MAIL)
+    assert (loaded.warnings, loaded.queues_of_events) == ((), frozenset())
+
+
 def test_the_runners_own_queue_needs_no_table_and_can_have_none(folder: Folder) -> None:
     loaded = folder.load(SOUND + "[stage.log]\nasync = 'inline'\n[jobs]\nconcurrency = 3\n")
     assert loaded.queues["inline"].concurrency == 3

@@ -159,6 +159,23 @@ async def test_an_unexpected_error_is_tried_again_and_then_dead(tmp_path: Path) 
         assert dead.first_at <= dead.last_at
 
 
+@pytest.mark.parametrize(
+    ("error", "told"), [(KeyError("price"), True), (Reject("no"), False), (Retry("later"), False)], ids=repr
+)
+async def test_the_log_tells_where_an_event_failed_that_has_a_single_try(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, error: Exception, told: bool
+) -> None:
+    async def broken(event: Event[Any], context: Context) -> None:
+        raise error
+
+    once = Policy(retry=RetryPolicy(attempts=1))
+    async with bench(tmp_path, [stage("x", broken, once)]) as pipe:
+        await pipe.feed(message(1))
+        await pipe.settle(1)
+    assert "is dead at try 1" in caplog.text
+    assert ("Traceback" in caplog.text and "in broken" in caplog.text) is told
+
+
 async def test_a_retry_says_itself_how_long_to_wait(tmp_path: Path) -> None:
     slow = Policy(retry=RetryPolicy(attempts=2, backoff=3600, max_backoff=3600))
     attempts: list[int] = []

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 from sqlalchemy import update
 
-from pipeline.config.models import Policy
+from pipeline.config.models import Policy, RetryPolicy
 from pipeline.errors import Reject, Retry, Skip, Unavailable
 from pipeline.events import Event
 from pipeline.handlers import Context
@@ -76,6 +76,21 @@ async def test_a_failed_event_waits_in_the_database_and_is_dead_with_its_bytes_a
     )  # fmt: skip
     assert (letter.body, letter.event_id, letter.routing_key, letter.headers) == (b'{"n":7}', "e7", "a.b", {"h": 1})
     assert letter.first_at == NOON
+
+
+async def test_the_log_tells_where_an_event_failed_that_has_a_single_try(
+    db: Database, executor_of: MakeExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handle(event: Event[Any], context: Context) -> None:
+        raise ValueError("no")
+
+    ids = await leave(db, event_job(7))
+
+    await run(db, executor_of, stage("s", handle, Policy(retry=RetryPolicy(attempts=1))), ids)
+
+    assert len(await dead(db)) == 1
+    assert "Traceback" in caplog.text
+    assert "in handle" in caplog.text
 
 
 async def test_skip_reject_and_retry_mean_what_they_mean_in_a_runner(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 
 import pytest
 from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
+from pipeline.errors import Unavailable
 from pipeline.jobs.claims import Claims
 from pipeline.jobs.clock import Clock
 from pipeline.jobs.hints import Backlog
@@ -59,6 +62,41 @@ async def test_sweepers_side_by_side_count_each_loss_once(db: Database, moment: 
         counts.append(more)
     assert sum(counts) == len(await runs(db)) == 300
     assert {row.lost for row in (await jobs(db)).values()} == {1}
+
+
+class Away(Database):
+    """A database that is away when the test says so."""
+
+    away = False
+
+    def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        if self.away:
+            raise Unavailable("database", "connection refused")
+        return super().read()
+
+
+async def test_when_the_database_was_away_live_workers_have_time_to_renew_their_claims(
+    db: Database, moment: Moment
+) -> None:
+    await claim(db, moment, "a", owner="alive")
+    await claim(db, moment, "b", owner="dead elsewhere")
+    await claim(db, moment, "c", owner="dead here")
+    database = Away(db.url)
+    sweeper = LostWorkers(database, Clock(moment), pipeline=PIPELINE, gone=lambda owner: owner == "dead here")
+    database.away = True
+    moment.pass_by(45)
+    with pytest.raises(Unavailable):
+        await sweeper.sweep()
+    database.away = False
+    assert await sweeper.sweep() == 1
+    moment.pass_by(25)
+    await Claims(db, "alive", Clock(moment), 30.0, pipeline=PIPELINE).renew(["a"])
+    assert await sweeper.sweep() == 0
+    moment.pass_by(5.001)
+    assert await sweeper.sweep() == 1
+    await database.close()
+    states = {name: row.state for name, row in (await jobs(db)).items()}
+    assert states == {"a": "running", "b": "queued", "c": "queued"}
 
 
 async def told(db: Database, *names: str, owner: str | None = None) -> None:
