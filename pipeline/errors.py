@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from math import isfinite
+from typing import SupportsFloat, TypeAlias
 
 Park: TypeAlias = Callable[[Callable[[], bool]], None]
 """Takes what to call as soon as there is room; it is called once, at once where there is room already. It says whether
@@ -61,7 +62,11 @@ class Fenced(PipelineError):
 
 
 class HandlerError(PipelineError):
-    """The root of what a handler raises to tell the engine what to do with an event."""
+    """The root of what a handler raises to tell the engine what to do with an event.
+
+    The engine acts on what these say, so what it could not act on is refused where the handler makes one. A subclass
+    that does not call `__init__` has the class's own values.
+    """
 
 
 class Unavailable(HandlerError):
@@ -72,8 +77,11 @@ class Unavailable(HandlerError):
         reason: What was seen, for people.
     """
 
+    dependency: str = "a dependency"
+    reason: str = ""
+
     def __init__(self, dependency: str, reason: str = "") -> None:
-        self.dependency = dependency
+        self.dependency = str(dependency)
         self.reason = reason
         super().__init__(f"{dependency} is unavailable: {reason}" if reason else f"{dependency} is unavailable")
 
@@ -85,8 +93,11 @@ class Retry(HandlerError):
         after: Seconds to wait before the next try; None for the stage's own backoff.
     """
 
+    after: float | None = None
+
     def __init__(self, reason: str = "", *, after: float | None = None) -> None:
-        self.after = after
+        """Raises `TypeError` or `ValueError` where `after` is no number of seconds, as a header's text is none."""
+        self.after = None if after is None else _seconds(after)
         super().__init__(reason or "the handler asked for another try")
 
 
@@ -99,8 +110,12 @@ class Throttled(HandlerError):
             that, and for no time. For the engine's own policies.
     """
 
+    after: float = 1.0
+    park: Park | None = None
+
     def __init__(self, reason: str, after: float, park: Park | None = None) -> None:
-        self.after = after
+        """Raises `TypeError` or `ValueError` where `after` is no number of seconds."""
+        self.after = _seconds(after)
         self.park = park
         super().__init__(reason)
 
@@ -112,10 +127,22 @@ class Reject(HandlerError):
         kind: A short word for grouping dead letters (``invalid_data``, ``not_found``).
     """
 
+    kind: str = "rejected"
+
     def __init__(self, reason: str, *, kind: str = "rejected") -> None:
-        self.kind = kind
+        self.kind = str(kind)  # a status code, say
         super().__init__(reason)
 
 
 class Skip(HandlerError):
     """This event is not for this route: its stages end here, as filtered."""
+
+
+def _seconds(after: float) -> float:
+    """A wait that a timer takes. What is raised ends the handler's try, where a timer would end the engine."""
+    if not isinstance(after, SupportsFloat):
+        raise TypeError(f"after is a number of seconds, and not {after!r}")
+    seconds = float(after)
+    if not isfinite(seconds):
+        raise ValueError(f"after is a number of seconds, and not {after!r}")
+    return seconds

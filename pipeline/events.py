@@ -12,6 +12,9 @@ from typing_extensions import TypeVar
 ModelT = TypeVar("ModelT", default=Any)
 
 
+_UNKNOWN = datetime.fromtimestamp(0, UTC)
+
+
 class Outcome(StrEnum):
     """What became of a message; the worst of its routes' outcomes, in this order."""
 
@@ -71,8 +74,11 @@ class Event(Generic[ModelT]):
 
     @property
     def time(self) -> datetime:
-        """When the broker took the message, as an aware UTC datetime."""
-        return datetime.fromtimestamp(self.timestamp / 1000, UTC)
+        """When the broker took the message, as an aware UTC datetime; 1970 where no calendar has what it says."""
+        try:
+            return datetime.fromtimestamp(self.timestamp / 1000, UTC)
+        except (ValueError, OverflowError, OSError):  # no checksum covers the header of a chunk
+            return _UNKNOWN
 
     def with_model(self, model: ModelT) -> Event[ModelT]:
         """The same event carrying its data as a validated model."""

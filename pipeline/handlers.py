@@ -83,7 +83,13 @@ class Context:
         self.statements.append(statement)
 
     def enqueue(self, job: NewJob) -> None:
-        """Leave a job for `Handler.run_jobs` of this stage, on a worker; it is written in that same transaction."""
+        """Leave a job for `Handler.run_jobs` of this stage, on a worker; it is written in that same transaction.
+
+        Raises:
+            TypeError: Its payload is no mapping.
+        """
+        if not isinstance(job.payload, Mapping):
+            raise TypeError(f"the payload of the job {job.id!r} is a {type(job.payload).__name__}, and no mapping")
         self.jobs.append(job if job.stage else replace(job, stage=self.stage))
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pipeline.events import Outcome
 
 __all__ = ["ConnectionStats", "InstanceStats", "SourceStats"]
+
+_LONGEST_ERROR: Final = 1_000
 
 
 @dataclass(slots=True)
@@ -54,8 +56,8 @@ class SourceStats:
     lost_to_retention: int = 0
 
     def failed_with(self, error: str) -> None:
-        """Remember a message's failure."""
-        self.last_error = error
+        """Remember a message's failure; not all of a long one, as each sign of life tells it."""
+        self.last_error = error[:_LONGEST_ERROR]
 
     @property
     def processed(self) -> int:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from pipeline.dispatch.dependencies import Dependencies
 from pipeline.dispatch.flight import Flight
 from pipeline.errors import HandlerError, Reject, Retry, Skip, Unavailable
+from pipeline.ledger.clean import shortened
 from pipeline.ledger.units import Dead
 from pipeline.policies.backoff import backoff
 from pipeline.policies.coalesce import Coalesced
-from pipeline.policies.middleware import Throttled
+from pipeline.policies.middleware import Throttled, speaking
 from pipeline.stages import Stage
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Failures:
 
     async def judge(self, flight: Flight, error: BaseException, meet: Meet) -> None:
         """Decide what becomes of a flight; `meet` hears of an outage, and of what makes it wait."""
+        error = speaking(error)
         if isinstance(error, Throttled):
             self._wait(flight, error)
             meet(error)
@@ -139,7 +141,7 @@ class Failures:
 
     def _dead(self, flight: Flight, kind: str, error: BaseException) -> None:
         now = datetime.now(UTC)
-        reason = str(error) or describe(error)
+        reason = shortened(str(error) or describe(error))
         _log.error(
             "stage %s: %r is dead at try %d (%s): %s", self._stage.name, flight.event, flight.attempt, kind, reason,
             exc_info=None if isinstance(error, HandlerError) else error,  # nobody expected it: where was it?

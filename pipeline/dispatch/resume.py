@@ -50,6 +50,7 @@ class Resume:
         self._window = window
         self._table = table
         self._on_lost = on_lost
+        self._told = -1  # up to here what was lost has been told; a read that fails at once is asked for again
 
     async def start(self) -> Start:
         """The position to read from now.
@@ -62,8 +63,15 @@ class Resume:
         if window.last >= 0:
             return await self._after(window.last, window.last_timestamp)
         if self._lease.started:
-            return Start("first")
+            return await self._from_the_beginning()
         return await self._first_start()
+
+    async def _from_the_beginning(self) -> Start:
+        """Where not even the stream's first message is finished, all that retention has removed is lost, too."""
+        first = (await self._connector.bounds(self._table.stream)).first
+        if first is not None:
+            self._tell_lost(-1, first)
+        return Start("first")
 
     async def _after(self, offset: int, timestamp: int | None) -> Start:
         stream = self._table.stream
@@ -82,15 +90,19 @@ class Resume:
         return Start("first")
 
     def _tell_lost(self, offset: int, first: int) -> None:
+        offset = max(offset, self._told)
+        if first <= offset + 1:
+            return
+        self._told = first - 1
         finished = sum(
             max(0, min(last, first - 1) - max(begin, offset + 1) + 1) for begin, last in self._lease.progress.ahead
         )
         lost = first - offset - 1 - finished
         _log.error(
-            "stream %s keeps messages from offset %d on, and this group has come to %d: %d offsets between were "
+            "stream %s keeps messages from offset %d on, and this group has come to %s: %d offsets between were "
             "removed by retention before they were read, and are lost; going on at the first message that is left. "
             "Let the stream keep more (x-max-age, x-max-length-bytes)",
-            self._table.stream, first, offset, lost,
+            self._table.stream, first, offset if offset >= 0 else "none", lost,
         )  # fmt: skip
         self._on_lost(lost)
 
@@ -111,6 +123,7 @@ class Resume:
         await self._window.wait_idle()
         await self._ledger.new_incarnation(self._lease)
         self._window.reset(self._lease.progress)
+        self._told = -1
 
     async def _first_start(self) -> Start:
         table = self._table
@@ -122,16 +135,21 @@ class Resume:
         if isinstance(table.start, int):
             return Start("offset", table.start)
         if table.start == "next":
-            return await self._note_end()
+            return await self._note(await self._end())
+        if table.start == "last" and await self._end() == Progress():
+            return await self._note(Progress())  # there is no last chunk yet: all that comes is to be read
         return Start(table.start)
 
-    async def _note_end(self) -> Start:
-        """Keep where the stream ends now, so that a crash before the first commit skips nothing that comes after."""
+    async def _end(self) -> Progress:
+        """Where the stream ends now."""
         stream = self._table.stream
         bounds = await self._connector.bounds(stream)
-        end = Progress()
-        if bounds.last is not None:
-            end = Progress(bounds.last, await self._connector.timestamp_at(stream, bounds.last))
+        if bounds.last is None:
+            return Progress()
+        return Progress(bounds.last, await self._connector.timestamp_at(stream, bounds.last))
+
+    async def _note(self, end: Progress) -> Start:
+        """Keep where the stream ended, so that a crash before the first commit skips nothing that comes after."""
         await self._ledger.commit(self._lease, Commit(end, {}))
         self._window.reset(end)
         return Start("offset", end.prefix + 1)

@@ -15,8 +15,9 @@ from pipeline.dispatch.stopping import Left
 from pipeline.dispatch.successors import Successors
 from pipeline.errors import HandlerError, Unavailable
 from pipeline.handlers import Context, Delivery
+from pipeline.jobs.ending import end_all
 from pipeline.policies.compose import compose, has_more
-from pipeline.policies.middleware import FailedTogether, Throttled, results_of
+from pipeline.policies.middleware import FailedTogether, Throttled, ends_all, results_of
 from pipeline.policies.timeout import Timeout
 from pipeline.stages import Stage
 
@@ -27,6 +28,8 @@ _CLOSED = ""
 """What a closed queue rests on, for good; no dependency has this name."""
 _TURN = 0.005
 """Seconds that a worker may run on without letting others have a turn."""
+_LAST_WORDS = 2.0
+"""Seconds that a handler which was cancelled may take for its leave, before that is asked for again."""
 _log = logging.getLogger("pipeline.dispatch")
 
 
@@ -144,12 +147,15 @@ class StageQueue:
         return None if any(isinstance(error, Throttled) for error in met) else True
 
     async def close(self) -> None:
-        """Cancel every worker and timer; a worker whose handler answers its cancellation takes nothing more."""
+        """Cancel every worker and timer; a worker whose handler answers its cancellation takes nothing more.
+
+        One whose handler swallows every cancellation is left and told: a source must come to its end all the same.
+        """
         self.rest(_CLOSED)
-        workers = list(self._workers)
-        for worker in workers:
+        for worker in self._workers:
+            worker.set_name(f"stage {self.stage.name}: a try")  # for what is told of it
             worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
+        await end_all(self._workers, within=_LAST_WORDS)
         self._timeout.close()
         self._failures.close()
 
@@ -198,7 +204,9 @@ class StageQueue:
                     ready.appendleft(flight)
                     raise
                 await self._failures.judge(flight, error, self._meet)
-            except Exception as error:  # noqa: BLE001 - a handler may raise anything
+            except BaseException as error:
+                if ends_all(error):
+                    raise
                 await self._failures.judge(flight, error, self._meet)
             else:
                 if context.rows or context.statements:

@@ -14,9 +14,10 @@ from pipeline.jobs.contract import LOST_LIMIT, Job
 from pipeline.jobs.outages import Outage
 from pipeline.jobs.stage_event import StageEvent, stage_event
 from pipeline.jobs.verdicts import Again, Broken, Died, Passed, Verdict, died
+from pipeline.ledger.clean import shortened
 from pipeline.policies.backoff import backoff
 from pipeline.policies.compose import compose
-from pipeline.policies.middleware import FailedTogether, Throttled, results_of
+from pipeline.policies.middleware import FailedTogether, Throttled, results_of, speaking
 from pipeline.policies.probing import why_down
 from pipeline.policies.timeout import Timeout
 from pipeline.stages import Stage
@@ -122,6 +123,7 @@ class EventTries:
         return [verdict for task in alone for verdict in task.result()]
 
     async def _judge(self, attempt: Try, error: BaseException) -> Verdict:
+        error = speaking(error)
         if isinstance(error, Throttled):
             return Again(attempt.job, error.after, str(error), counts=False, quiet=True)
         if isinstance(error, Skip):
@@ -158,6 +160,7 @@ class EventTries:
         return Again(attempt.job, wait, _describe(error), counts=True)
 
     def _dead(self, attempt: Try, kind: str, reason: str, error: BaseException | None = None) -> Died:
+        reason = shortened(reason)
         _log.error(
             "stage %s: %r is dead at try %d (%s): %s",
             self._stage.name, attempt.event.event, attempt.attempt, kind, reason,

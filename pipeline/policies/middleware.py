@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from pipeline.events import Event
     from pipeline.handlers import Delivery
 
-__all__ = ["Call", "FailedTogether", "Park", "Throttled", "call_others", "key_getter", "results_of", "was_cancelled"]
+__all__ = [
+    "Call", "FailedTogether", "Park", "Throttled", "call_others", "ends_all", "key_getter", "results_of", "speaking",
+    "was_cancelled",
+]  # fmt: skip
 
 Call: TypeAlias = "Callable[[Sequence[Delivery]], Awaitable[Sequence[BaseException | None] | None]]"
 """Hands events to a handler, as `pipeline.handlers.Handler.handle_batch` takes them: None when all are done, else for
@@ -64,8 +67,27 @@ async def results_of(call: Call, batch: Sequence[Delivery]) -> Sequence[BaseExce
         return [error] * len(batch)
     except HandlerError as error:
         return [error] * len(batch)
-    except Exception as error:  # noqa: BLE001 - a handler may raise anything
+    except BaseException as error:
+        if ends_all(error):
+            raise
+        error = speaking(error)
         return [error if len(batch) == 1 else FailedTogether(error)] * len(batch)
+
+
+def ends_all(error: BaseException) -> bool:
+    """Whether it is to end more than a handler's try. A library's panic is not, though it is no `Exception`."""
+    return isinstance(error, GeneratorExit | KeyboardInterrupt | SystemExit)
+
+
+def speaking(error: BaseException) -> BaseException:
+    """The error; where it can't even be told, as making its text fails, another one that stands for it."""
+    try:
+        str(error)
+    except Exception:  # noqa: BLE001 - whatever its own code raises
+        other = RuntimeError(f"{type(error).__name__}, of which no text can be made")
+        other.__cause__ = error
+        return other
+    return error
 
 
 def was_cancelled() -> bool:

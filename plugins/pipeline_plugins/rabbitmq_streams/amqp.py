@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pipeline.connectors import Message
 from pipeline_plugins.rabbitmq_streams.amqp_values import MalformedError, Values, read_map
@@ -39,15 +39,40 @@ _CODES: Final = {
     "amqp:amqp-value:*": _VALUE,
     "amqp:footer:map": _FOOTER,
 }
-_REMEMBERED: Final = 4096
-"""How many different sections of a kind are remembered; then the memory starts afresh."""
+_REMEMBERED: Final = 1024 * 1024
+"""How many bytes of different sections of a kind are remembered; then the memory starts afresh. What they spell may
+take sixty times as much, where they are made for that."""
+_LEAST_REMEMBERED: Final = 256
+"""What a short section counts as, so that there are 4,096 at most."""
 _LONGEST_REMEMBERED: Final = 2048
-"""The longest section that is, in bytes, so that the memory is bounded."""
+"""The longest section that is remembered, in bytes: longer ones hardly come again."""
 _MAX_PARTS: Final = 1000
 """In how many sections a body may lie."""
 _LONGEST_DESCRIPTOR: Final = 64
 _u32 = struct.Struct(">I").unpack_from
 _NOTHING: Final[dict[str, Any]] = {}
+_ValueT = TypeVar("_ValueT")
+
+
+class _Memory(dict[bytes, _ValueT]):
+    """What sections spell, by their bytes."""
+
+    __slots__ = ("_room",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._room = _REMEMBERED
+
+    def keep(self, section: bytes, value: _ValueT) -> None:
+        """Remember it, unless it is long."""
+        size = max(len(section), _LEAST_REMEMBERED)
+        if size > _LONGEST_REMEMBERED:
+            return
+        if size > self._room:
+            self.clear()
+            self._room = _REMEMBERED
+        self._room -= size
+        self[section] = value
 
 
 class MessageReader:
@@ -56,9 +81,9 @@ class MessageReader:
     __slots__ = ("_annotations", "_headers", "_tails")
 
     def __init__(self) -> None:
-        self._annotations: dict[bytes, tuple[str | None, dict[str, Any]]] = {}
-        self._headers: dict[bytes, dict[str, Any]] = {}
-        self._tails: dict[bytes, tuple[str | None, str | None]] = {}
+        self._annotations = _Memory[tuple[str | None, dict[str, Any]]]()
+        self._headers = _Memory[dict[str, Any]]()
+        self._tails = _Memory[tuple[str | None, str | None]]()
 
     def read(self, data: bytes, begin: int, end: int, offset: int, timestamp: int) -> Message:
         """The message in ``data[begin:end]``, at `offset` of a chunk written at `timestamp`.
@@ -154,12 +179,12 @@ class MessageReader:
         values.pop("x-exchange", None)
         headers = {name: value for name, value in values.items() if name.startswith("x-")}
         found = (key if isinstance(key, str) else None), headers
-        _remember(self._annotations, section, found)
+        self._annotations.keep(section, found)
         return found
 
     def _read_headers(self, section: bytes) -> dict[str, Any]:
         headers = read_map(section)
-        _remember(self._headers, section, headers)
+        self._headers.keep(section, headers)
         return headers
 
     def _read_properties(self, section: bytes) -> tuple[str | None, str | None, str | None]:
@@ -199,16 +224,8 @@ class MessageReader:
                 break
             items[index], pos = values.read(pos)
         subject, content_type = (item if isinstance(item, str) else None for item in (items[2], items[5]))
-        _remember(self._tails, tail, (subject, content_type))
+        self._tails.keep(tail, (subject, content_type))
         return subject, content_type
-
-
-def _remember(memory: dict[bytes, Any], section: bytes, value: Any) -> None:
-    if len(section) > _LONGEST_REMEMBERED:
-        return
-    if len(memory) >= _REMEMBERED:
-        memory.clear()
-    memory[section] = value
 
 
 def _key_in(headers: dict[str, Any]) -> str | None:

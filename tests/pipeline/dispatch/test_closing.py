@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.config.models import Policy, RetryPolicy
+from pipeline.dispatch import stage_queue
 from pipeline.dispatch.stage_queue import StageQueue
 from pipeline.errors import Unavailable
 from pipeline.events import Event
 from pipeline.handlers import Context
+from pipeline.jobs import ending
 from tests.pipeline.dispatch.harness import bench, eventually, message, stage
 
 
@@ -121,3 +124,44 @@ async def test_a_handler_that_swallows_its_time_out_does_not_stop_the_stage(tmp_
         await pipe.feed(message(0, {"k": 1}), message(1, {"k": 1}))
         await pipe.settle(2)
         assert pipe.outcomes == {"handled": 2}
+
+
+async def test_a_handler_that_swallows_every_cancellation_does_not_keep_its_source_from_closing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(stage_queue, "_LAST_WORDS", 0.01)
+    monkeypatch.setattr(ending, "_AGAIN", 0.01)
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def handle(event: Event[Any], context: Context) -> None:
+        begun.set()
+        while not may_end.is_set():
+            with suppress(asyncio.CancelledError):
+                await may_end.wait()
+
+    async with bench(tmp_path, [stage("x", handle, Policy(timeout=None))]) as pipe:
+        await pipe.feed(message(0), message(1))
+        await begun.wait()
+        await asyncio.wait_for(pipe.source.close(), 5)
+        assert "stage x: a try does not end" in caplog.text
+        may_end.set()
+        await eventually(lambda: not any("a try" in task.get_name() for task in asyncio.all_tasks()))
+        assert pipe.lease.progress.prefix == -1
+        assert pipe.ended == []
+
+
+async def test_a_handler_may_take_its_leave_when_it_is_cancelled(tmp_path: Path) -> None:
+    begun, left = asyncio.Event(), asyncio.Event()
+
+    async def handle(event: Event[Any], context: Context) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.6)  # longer than it takes until a task is cancelled again
+            left.set()
+
+    async with bench(tmp_path, [stage("x", handle)]) as pipe:
+        await pipe.feed(message(0))
+        await begun.wait()
+    assert left.is_set()

@@ -159,3 +159,56 @@ async def test_retention_that_removed_only_what_was_finished_is_no_loss(
         connector.store.trim("st", 7)
         assert await resume.start() == Start("first")
         assert "removed by retention" in caplog.text
+
+
+async def test_what_retention_removed_before_the_first_message_was_finished_is_told_and_counted_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    connector = await stream(0)
+    async with bench(tmp_path, [stage("x", nothing)]) as pipe:
+        await resume_of(pipe, connector, start="next").start()
+    await connector.publish("st", [Outgoing(b"{}", "a.b", str(number)) for number in range(10)])
+    connector.store.trim("st", 5)
+    lost: list[int] = []
+    async with bench(tmp_path, [stage("x", nothing)]) as pipe:
+        table = SourceTable(stream="st", group="g", start="next")
+        resume = Resume(connector, pipe.ledger, pipe.lease, pipe.source.window, table, lost.append)
+        assert await resume.start() == Start("first")
+        assert await resume.start() == Start("first")  # the read has failed before anything came
+        assert lost == [5]
+        connector.store.trim("st", 7)
+        assert await resume.start() == Start("first")
+        assert lost == [5, 2]
+    assert "come to none: 5 offsets between were removed by retention" in caplog.text
+
+
+async def test_a_group_that_has_finished_nothing_of_a_whole_stream_has_lost_nothing(tmp_path: Path) -> None:
+    connector = await stream(0)
+    async with bench(tmp_path, [stage("x", nothing)]) as pipe:
+        await resume_of(pipe, connector, start="next").start()
+        await connector.publish("st", [Outgoing(b"{}", "a.b", "0")])
+        lost: list[int] = []
+        table = SourceTable(stream="st", group="g")
+        resume = Resume(connector, pipe.ledger, pipe.lease, pipe.source.window, table, lost.append)
+        pipe.source.window.reset(pipe.lease.progress)
+        assert await resume.start() == Start("first")
+        assert lost == []
+
+
+async def test_chunks_that_come_to_an_empty_stream_after_a_start_at_the_last_are_all_read(tmp_path: Path) -> None:
+    connector = await stream(0)
+    async with bench(tmp_path, [stage("x", nothing)]) as pipe:
+        resume = resume_of(pipe, connector, start="last")
+        assert await resume.start() == Start("offset", 0)
+        await connector.publish("st", [Outgoing(b"{}", "a.b", "0")])
+        await connector.publish("st", [Outgoing(b"{}", "a.b", "1")])
+        assert await resume.start() == Start("first")  # the connection was lost meanwhile
+    async with bench(tmp_path, [stage("x", nothing)]) as pipe:
+        assert await resume_of(pipe, connector, start="last").start() == Start("first")
+
+
+async def test_a_start_at_the_last_begins_at_the_last_chunk_of_a_stream_that_holds_some(tmp_path: Path) -> None:
+    connector = await stream(3)
+    async with bench(tmp_path, [stage("x", nothing)]) as pipe:
+        assert await resume_of(pipe, connector, start="last").start() == Start("last")
+        assert not pipe.lease.started

@@ -373,6 +373,17 @@ def test_the_memory_of_the_reader_is_bounded() -> None:
     assert all(len(getattr(reader, name)) <= 4096 for name in MessageReader.__slots__)
 
 
+def test_headers_that_spell_much_in_few_bytes_do_not_fill_the_memory_of_the_reader() -> None:
+    reader = MessageReader()
+    for number in range(1_000):
+        found = read(
+            section(0x74, compound(b"\xa1\4%04d" % number + compound(b"\x45" * 1_900, 1_900), 2, 0xD1)), reader
+        )
+        assert found.headers == {f"{number:04d}": [[]] * 1_900}  # of 120 kB
+        assert sum(map(len, reader._headers)) <= 2**20
+    assert reader._headers
+
+
 @pytest.mark.parametrize("value", [{"a": 1}, [1], object(), 2**63])
 def test_a_header_that_amqp_has_no_place_for_is_refused(value: object) -> None:
     with pytest.raises(BrokerRefused, match="'bad'"):
