@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import isfinite
-from typing import SupportsFloat, TypeAlias
+from typing import Final, TypeAlias
+
+ENDINGS: Final = (KeyboardInterrupt, SystemExit, GeneratorExit)
+"""What is raised to end a program or a coroutine; whatever else a handler raises is a failure of its own, also where it
+is no `Exception`, as a panic in an extension written in Rust."""
+_LONGEST_WAIT: Final = 1e9
+"""Seconds, some 31 years: what is later is no time for every timer and database."""
+_LONGEST_TEXT: Final = 10_000
+"""Characters of an error that are told: a handler may put another system's whole answer into it."""
 
 Park: TypeAlias = Callable[[Callable[[], bool]], None]
 """Takes what to call as soon as there is room; it is called once, at once where there is room already. It says whether
@@ -77,11 +85,11 @@ class Unavailable(HandlerError):
         reason: What was seen, for people.
     """
 
-    dependency: str = "a dependency"
+    dependency: str = "a dependency"  # of a class of its own that leaves `__init__` out; so with the errors below
     reason: str = ""
 
     def __init__(self, dependency: str, reason: str = "") -> None:
-        self.dependency = str(dependency)
+        self.dependency = dependency = str(dependency)
         self.reason = reason
         super().__init__(f"{dependency} is unavailable: {reason}" if reason else f"{dependency} is unavailable")
 
@@ -91,12 +99,14 @@ class Retry(HandlerError):
 
     Attributes:
         after: Seconds to wait before the next try; None for the stage's own backoff.
+
+    Raises:
+        ValueError: `after` is no number of seconds. A text that is one will do, as headers have it.
     """
 
     after: float | None = None
 
     def __init__(self, reason: str = "", *, after: float | None = None) -> None:
-        """Raises `TypeError` or `ValueError` where `after` is no number of seconds, as a header's text is none."""
         self.after = None if after is None else _seconds(after)
         super().__init__(reason or "the handler asked for another try")
 
@@ -108,13 +118,15 @@ class Throttled(HandlerError):
         after: Seconds until it may come again.
         park: Takes what to call when it may come again, where that is known by then; whoever can be called waits for
             that, and for no time. For the engine's own policies.
+
+    Raises:
+        ValueError: As `Retry`.
     """
 
     after: float = 1.0
     park: Park | None = None
 
     def __init__(self, reason: str, after: float, park: Park | None = None) -> None:
-        """Raises `TypeError` or `ValueError` where `after` is no number of seconds."""
         self.after = _seconds(after)
         self.park = park
         super().__init__(reason)
@@ -130,7 +142,8 @@ class Reject(HandlerError):
     kind: str = "rejected"
 
     def __init__(self, reason: str, *, kind: str = "rejected") -> None:
-        self.kind = str(kind)  # a status code, say
+        if kind is not None:  # a status code is as good as a word
+            self.kind = str(kind)
         super().__init__(reason)
 
 
@@ -138,11 +151,23 @@ class Skip(HandlerError):
     """This event is not for this route: its stages end here, as filtered."""
 
 
+def text_of(error: BaseException) -> str:
+    """What an error says, as far as it can be kept: whatever a handler raises, its event must have an outcome."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - a class of a handler's own may say anything
+        return "its text can't be told, as its own __str__ fails"
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}… ({len(text):,} characters)"
+
+
+def describe(error: BaseException) -> str:
+    """An error's class and what it says."""
+    text = text_of(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def _seconds(after: float) -> float:
-    """A wait that a timer takes. What is raised ends the handler's try, where a timer would end the engine."""
-    if not isinstance(after, SupportsFloat):
-        raise TypeError(f"after is a number of seconds, and not {after!r}")
     seconds = float(after)
-    if not isfinite(seconds):
-        raise ValueError(f"after is a number of seconds, and not {after!r}")
-    return seconds
+    if not math.isfinite(seconds):
+        raise ValueError(f"after={after!r}: say in how many seconds")
+    return min(max(0.0, seconds), _LONGEST_WAIT)

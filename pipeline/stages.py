@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -13,6 +13,7 @@ from pipeline.config.models import STAGES, Policy
 from pipeline.errors import Reject
 from pipeline.events import Event
 from pipeline.handlers import Delivery, Handler, Setup
+from pipeline.misfits import misfit
 from pipeline.policies.circuit import Circuits
 from pipeline.topics import compile_pattern
 
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["Stage"]
 
 _KEYS_REMEMBERED = 10_000
-_FAULTS_TOLD: Final = 20
-_FAULTS_LOOKED_AT: Final = 1_000
-"""With more faults only their number is told: to have them at all takes a hundred times the memory of the event."""
 
 
 class Stage:
@@ -119,7 +117,7 @@ class Stage:
         try:
             return event.with_model(model.model_validate(event.data))
         except ValidationError as error:
-            raise Reject(f"the data does not fit {model.__name__}: {_faults(error)}", kind="invalid_data") from None
+            raise Reject(misfit(error, model.__name__), kind="invalid_data") from None
 
     def _model_for(self, routing_key: str) -> type[BaseModel] | None:
         try:
@@ -131,12 +129,3 @@ class Stage:
         found = next((model for pattern, model in self._models if pattern.matches(routing_key)), None)
         self._model_by_key[routing_key] = found
         return found
-
-
-def _faults(error: ValidationError) -> str:
-    count = error.error_count()
-    if count > _FAULTS_LOOKED_AT:
-        return f"it has {count} faults"
-    faults = error.errors(include_url=False, include_context=False, include_input=False)[:_FAULTS_TOLD]
-    told = [f"{'.'.join(str(part) for part in fault['loc']) or 'data'}: {fault['msg']}" for fault in faults]
-    return "; ".join(told if count <= _FAULTS_TOLD else [*told, f"and {count - _FAULTS_TOLD} more"])

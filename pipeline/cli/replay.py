@@ -67,7 +67,8 @@ def replay(
 ) -> None:
     """Run a range of a source's stream again, with effects, beside the running runners.
 
-    The same command goes on where it stopped. Exits 1 if events are dead, and 130 if it was interrupted.
+    The same command goes on where it stopped. Exits 1 if events are dead or lost to retention, and 130 if it was
+    interrupted.
     """
     from pipeline.cli.replay_list import forget_replay, list_replays
 

@@ -57,7 +57,7 @@ class ReplayRun(Run):
         if status != FINE:
             return status
         summary = self._replay.summary()
-        return INTERRUPTED if not summary.finished else FAILED if summary.dead else FINE
+        return INTERRUPTED if not summary.finished else FAILED if summary.dead or summary.lost else FINE
 
     def in_flight(self) -> int:
         """Messages in flight."""
@@ -140,6 +140,9 @@ def _tell_summary(summary: ReplaySummary, replay: Replay) -> None:
     if summary.dead:
         again = " in all runs" if summary.outcomes != summary.this_run else ""
         say(f"{count(summary.dead, 'message')} dead{again}: '{_look(summary, replay)}' shows what is open of them",
+            style="red", stderr=True)  # fmt: skip
+    if summary.lost:
+        say(f"{count(summary.lost, 'offset')} of the range removed by the stream's retention before this run read them",
             style="red", stderr=True)  # fmt: skip
     if not summary.finished:
         done = f"{summary.done:,} of {summary.last - summary.first + 1:,} offsets"

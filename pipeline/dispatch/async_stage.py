@@ -6,8 +6,9 @@ import logging
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from pipeline.dispatch.failures import Stages, describe
+from pipeline.dispatch.failures import Stages
 from pipeline.dispatch.flight import Flight
+from pipeline.errors import describe
 from pipeline.handlers import Context
 from pipeline.jobs.stage_event import stage_job
 from pipeline.ledger.lease import Lease

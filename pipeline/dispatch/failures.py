@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from pipeline.dispatch.dependencies import Dependencies
 from pipeline.dispatch.flight import Flight
-from pipeline.errors import HandlerError, Reject, Retry, Skip, Unavailable
-from pipeline.ledger.clean import shortened
+from pipeline.errors import HandlerError, Reject, Retry, Skip, Unavailable, describe, text_of
+from pipeline.jobs.stage_event import EarlierFailure
 from pipeline.ledger.units import Dead
 from pipeline.policies.backoff import backoff
 from pipeline.policies.coalesce import Coalesced
-from pipeline.policies.middleware import Throttled, speaking
+from pipeline.policies.middleware import Throttled
 from pipeline.stages import Stage
 
 if TYPE_CHECKING:
     from pipeline.dispatch.jobs_left import JobsLeft
     from pipeline.dispatch.stage_queue import StageQueue
 
-__all__ = ["Failures", "Meet", "Stages", "describe"]
+__all__ = ["Failures", "Meet", "Stages"]
 
 Meet: TypeAlias = "Callable[[Unavailable | Throttled], None]"
 """Hears of what kept a flight from being handled, and is no fault of its own."""
@@ -67,6 +67,7 @@ class Failures:
         self._queue = queue
         self._sleeping: dict[Flight, asyncio.TimerHandle] = {}
         self._throttled: set[Flight] = set()
+        self._parked: dict[Flight, None] = {}  # in the order in which they came
 
     def waits_until(self, moment: float) -> bool:
         """Whether a flight that has begun comes again, for its turn or another try, before this time of the loop."""
@@ -79,16 +80,15 @@ class Failures:
 
     async def judge(self, flight: Flight, error: BaseException, meet: Meet) -> None:
         """Decide what becomes of a flight; `meet` hears of an outage, and of what makes it wait."""
-        error = speaking(error)
         if isinstance(error, Throttled):
             self._wait(flight, error)
             meet(error)
             return
         if isinstance(error, Skip):
-            self._source.stage_skipped(flight, str(error), error if isinstance(error, Coalesced) else None)
+            self._source.stage_skipped(flight, text_of(error), error if isinstance(error, Coalesced) else None)
             return
         if isinstance(error, Reject):
-            self._dead(flight, error.kind, error)
+            self._dead(flight, str(error.kind), error)
             return
         error = await self.outage_behind(error)
         if isinstance(error, Unavailable):
@@ -129,7 +129,20 @@ class Failures:
             self._throttled.add(flight)
             self._sleep(flight, why.after)
         else:
-            why.park(partial(self._queue.put_first, flight))
+            self._parked[flight] = None
+            why.park(partial(self._unpark, flight))
+
+    def _unpark(self, flight: Flight) -> bool:
+        """Let a flight come whose turn it is; False where it does not, or has come already."""
+        if flight not in self._parked:
+            return False
+        del self._parked[flight]
+        return self._queue.put_first(flight)
+
+    def unparked(self) -> list[Flight]:
+        """Those that wait to be called: they come now, as whoever was to call them may be left by a stop."""
+        flights, self._parked = list(self._parked), {}
+        return flights
 
     def _sleep(self, flight: Flight, seconds: float) -> None:
         self._sleeping[flight] = asyncio.get_running_loop().call_later(seconds, self._awake, flight)
@@ -141,13 +154,13 @@ class Failures:
 
     def _dead(self, flight: Flight, kind: str, error: BaseException) -> None:
         now = datetime.now(UTC)
-        reason = shortened(str(error) or describe(error))
+        reason = text_of(error) or describe(error)
         _log.error(
             "stage %s: %r is dead at try %d (%s): %s", self._stage.name, flight.event, flight.attempt, kind, reason,
             exc_info=None if isinstance(error, HandlerError) else error,  # nobody expected it: where was it?
         )  # fmt: skip
         dead = Dead(flight.route_name, self._stage.name, kind, reason, flight.attempt, flight.first_at or now, now)
-        self._source.stage_dead(flight, dead, error)
+        self._source.stage_dead(flight, dead, _sayable(error))
 
     def close(self) -> None:
         """Stop waiting; what waits will be delivered again."""
@@ -155,8 +168,13 @@ class Failures:
             handle.cancel()
         self._sleeping.clear()
         self._throttled.clear()
+        self._parked.clear()
 
 
-def describe(error: BaseException) -> str:
-    """An error's class and message."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+def _sayable(error: BaseException) -> BaseException:
+    """The error as ``finally`` stages get it: they must be able to say what it was."""
+    try:
+        str(error)
+    except Exception:  # noqa: BLE001 - a class of a handler's own may say anything
+        return EarlierFailure(type(error).__name__, text_of(error))
+    return error

@@ -50,7 +50,7 @@ class Resume:
         self._window = window
         self._table = table
         self._on_lost = on_lost
-        self._told = -1  # up to here what was lost has been told; a read that fails at once is asked for again
+        self._told_to = -1  # up to here what was lost has been told; a read that fails at once is asked for again
 
     async def start(self) -> Start:
         """The position to read from now.
@@ -89,15 +89,19 @@ class Resume:
         await self._begin_anew(stream)
         return Start("first")
 
-    def _tell_lost(self, offset: int, first: int) -> None:
-        offset = max(offset, self._told)
-        if first <= offset + 1:
-            return
-        self._told = first - 1
+    def _lost_between(self, offset: int, first: int) -> int:
+        """How many offsets between these two no earlier run has finished."""
         finished = sum(
             max(0, min(last, first - 1) - max(begin, offset + 1) + 1) for begin, last in self._lease.progress.ahead
         )
-        lost = first - offset - 1 - finished
+        return first - offset - 1 - finished
+
+    def _tell_lost(self, offset: int, first: int) -> None:
+        offset = max(offset, self._told_to)
+        if first <= offset + 1:
+            return
+        self._told_to = first - 1
+        lost = self._lost_between(offset, first)
         _log.error(
             "stream %s keeps messages from offset %d on, and this group has come to %s: %d offsets between were "
             "removed by retention before they were read, and are lost; going on at the first message that is left. "
@@ -123,7 +127,7 @@ class Resume:
         await self._window.wait_idle()
         await self._ledger.new_incarnation(self._lease)
         self._window.reset(self._lease.progress)
-        self._told = -1
+        self._told_to = -1
 
     async def _first_start(self) -> Start:
         table = self._table

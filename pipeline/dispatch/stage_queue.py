@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from time import monotonic
 
 from pipeline.dispatch.dependencies import Dependencies
-from pipeline.dispatch.failures import Failures, Meet, Stages, describe
+from pipeline.dispatch.failures import Failures, Meet, Stages
 from pipeline.dispatch.flight import Flight
 from pipeline.dispatch.stopping import Left
 from pipeline.dispatch.successors import Successors
-from pipeline.errors import HandlerError, Unavailable
+from pipeline.errors import ENDINGS, HandlerError, Unavailable, describe
 from pipeline.handlers import Context, Delivery
 from pipeline.jobs.ending import end_all
 from pipeline.policies.compose import compose, has_more
-from pipeline.policies.middleware import FailedTogether, Throttled, ends_all, results_of
+from pipeline.policies.middleware import FailedTogether, Throttled, results_of
 from pipeline.policies.timeout import Timeout
 from pipeline.stages import Stage
 
@@ -93,10 +93,12 @@ class StageQueue:
         """From now on run those flights only that have begun; the others are left."""
         self._left = left
         ready = self._ready
+        ready.extend(self._failures.unparked())
         for _ in range(len(ready)):
             flight = ready.popleft()
             if not left.takes(flight):
                 ready.append(flight)
+        self.resume()
 
     def busy(self, until: float) -> bool:
         """Whether a stop waits for it: it works, or a flight that has begun comes again before this loop time."""
@@ -204,9 +206,9 @@ class StageQueue:
                     ready.appendleft(flight)
                     raise
                 await self._failures.judge(flight, error, self._meet)
-            except BaseException as error:
-                if ends_all(error):
-                    raise
+            except ENDINGS:
+                raise
+            except BaseException as error:  # noqa: BLE001 - a handler may raise anything
                 await self._failures.judge(flight, error, self._meet)
             else:
                 if context.rows or context.statements:
@@ -248,7 +250,9 @@ class StageQueue:
             try:
                 deliveries.append(self._delivery(flight))
                 sound.append(flight)
-            except Exception as error:  # noqa: BLE001 - a model's validator may raise anything
+            except ENDINGS:
+                raise
+            except BaseException as error:  # noqa: BLE001 - a model's validator may raise anything
                 await self._failures.judge(flight, error, meet)
         if not sound:
             return

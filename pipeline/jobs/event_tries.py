@@ -8,16 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.errors import HandlerError, Reject, Retry, Skip, Unavailable
+from pipeline.errors import ENDINGS, HandlerError, Reject, Retry, Skip, Unavailable, describe, text_of
 from pipeline.handlers import Delivery
 from pipeline.jobs.contract import LOST_LIMIT, Job
 from pipeline.jobs.outages import Outage
 from pipeline.jobs.stage_event import StageEvent, stage_event
 from pipeline.jobs.verdicts import Again, Broken, Died, Passed, Verdict, died
-from pipeline.ledger.clean import shortened
 from pipeline.policies.backoff import backoff
 from pipeline.policies.compose import compose
-from pipeline.policies.middleware import FailedTogether, Throttled, results_of, speaking
+from pipeline.policies.middleware import FailedTogether, Throttled, results_of
 from pipeline.policies.probing import why_down
 from pipeline.policies.timeout import Timeout
 from pipeline.stages import Stage
@@ -81,7 +80,9 @@ class EventTries:
             try:
                 deliveries.append(self._delivery(attempt))
                 sound.append(attempt)
-            except Exception as error:  # noqa: BLE001 - a model's validator may raise anything
+            except ENDINGS:
+                raise
+            except BaseException as error:  # noqa: BLE001 - a model's validator may raise anything
                 verdicts.append(await self._judge(attempt, error))
         if not sound:
             return verdicts
@@ -116,23 +117,22 @@ class EventTries:
             return [await self._judge(attempt, cause) for attempt in tries]
         _log.warning(
             "stage %s: a batch of %d failed (%s); running each of its events on its own",
-            self._stage.name, len(tries), _describe(error), exc_info=error,
+            self._stage.name, len(tries), describe(error), exc_info=error,
         )  # fmt: skip
         async with asyncio.TaskGroup() as group:
             alone = [group.create_task(self.run([attempt])) for attempt in tries]
         return [verdict for task in alone for verdict in task.result()]
 
     async def _judge(self, attempt: Try, error: BaseException) -> Verdict:
-        error = speaking(error)
         if isinstance(error, Throttled):
-            return Again(attempt.job, error.after, str(error), counts=False, quiet=True)
+            return Again(attempt.job, error.after, text_of(error), counts=False, quiet=True)
         if isinstance(error, Skip):
             return Passed(attempt.job, attempt.event, None)
         if isinstance(error, Reject):
-            return self._dead(attempt, error.kind, str(error))
+            return self._dead(attempt, str(error.kind), text_of(error))
         error = await self._outage_behind(error)
         if isinstance(error, Unavailable):
-            return Again(attempt.job, self._outage.met(error), str(error), counts=False)
+            return Again(attempt.job, self._outage.met(error), text_of(error), counts=False)
         self._outage.passed()
         return self._try_again(attempt, error)
 
@@ -148,19 +148,18 @@ class EventTries:
     def _try_again(self, attempt: Try, error: BaseException) -> Verdict:
         retry = self._stage.policy.retry
         if attempt.attempt >= retry.attempts:
-            return self._dead(attempt, type(error).__name__, str(error) or _describe(error), error)
+            return self._dead(attempt, type(error).__name__, text_of(error) or describe(error), error)
         wait = error.after if isinstance(error, Retry) else None
         if wait is None:
             wait = backoff(attempt.attempt, retry.backoff, retry.max_backoff, retry.jitter)
         _log.warning(
             "stage %s: %r failed at try %d of %d (%s); next try in %.1f s",
-            self._stage.name, attempt.event.event, attempt.attempt, retry.attempts, _describe(error), wait,
+            self._stage.name, attempt.event.event, attempt.attempt, retry.attempts, describe(error), wait,
             exc_info=None if isinstance(error, Retry) else error,
         )  # fmt: skip
-        return Again(attempt.job, wait, _describe(error), counts=True)
+        return Again(attempt.job, wait, describe(error), counts=True)
 
     def _dead(self, attempt: Try, kind: str, reason: str, error: BaseException | None = None) -> Died:
-        reason = shortened(reason)
         _log.error(
             "stage %s: %r is dead at try %d (%s): %s",
             self._stage.name, attempt.event.event, attempt.attempt, kind, reason,
@@ -191,7 +190,3 @@ def _batches(tries: Sequence[Try], size: int) -> Sequence[list[Try]]:
         batches.append(batch)
         waiting = rest
     return batches
-
-
-def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias
 
-from pipeline.errors import PipelineError, Unavailable
+from pipeline.errors import ENDINGS, PipelineError, Unavailable, text_of
 from pipeline.jobs.contract import Job, Settlement
 from pipeline.jobs.outages import Outage
 from pipeline.jobs.work import ClaimedWork
@@ -37,7 +37,9 @@ async def outcome_of(call: Awaitable[None]) -> BaseException | None:
         if is_cancelled():
             raise
         return error
-    except Exception as error:  # noqa: BLE001 - a handler may raise anything
+    except ENDINGS:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a handler may raise anything
         return error
     return None
 
@@ -101,7 +103,7 @@ class Leftovers:
             if held and self._error is None:
                 _log.error("stage %s: its handler ended without settling %d jobs", self._stage, len(held))
             error = self._error
-            reason = _NOT_SETTLED if error is None else str(error) or type(error).__name__
+            reason = _NOT_SETTLED if error is None else text_of(error) or type(error).__name__
             over = [job for job in held if not self._again(settlement, job, reason)]
             if over:
                 await self._end(settlement, over, reason)

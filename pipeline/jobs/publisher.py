@@ -29,8 +29,9 @@ _PART: Final = 2**19
 """About how many bytes are published at a time: what a slow line has carried of a batch need not go again."""
 _PATIENCE: Final = 8.0
 """Seconds that a broker may take for a batch; PostgreSQL ends a transaction that is idle for 10."""
-_LOCK: Final = 0x6F75_7462_6F78_0001
-"""The key of PostgreSQL's advisory lock under which one process publishes at a time: so the order is kept."""
+_LOCK: Final = 0x6F75_7462
+"""With the pipeline's name, the key of PostgreSQL's advisory lock under which one process of each pipeline publishes at
+a time: so the order is kept, and no pipeline waits for the broker of another one."""
 _TABLE: Final[Table] = OutboxMessage.__table__  # type: ignore[attr-defined]
 _SIZE: Final = (func.length(_TABLE.c.body) + func.length(cast(_TABLE.c.headers, Text))).label("size")
 _PARK: Final = update(_TABLE).where(_TABLE.c.id == bindparam("at")).values(error=bindparam("why"))
@@ -59,6 +60,9 @@ class OutboxPublisher:
         self._connector = connector
         self._create = create_streams
         self._created: set[str] = set()
+        self._lock = text(f"SELECT pg_try_advisory_xact_lock({_LOCK}, hashtext(:pipeline))").bindparams(
+            bindparam("pipeline", pipeline, Text)
+        )
         self._waiting = and_(_TABLE.c.pipeline == pipeline, _TABLE.c.error.is_(None))
 
     async def round(self) -> float | None:
@@ -167,7 +171,7 @@ class OutboxPublisher:
             yield self._database
             return
         async with self._database.write() as connection:
-            locked = await connection.execute(text(f"SELECT pg_try_advisory_xact_lock({_LOCK})"))
+            locked = await connection.execute(self._lock)
             yield connection if locked.scalar_one() else None
 
     @asynccontextmanager

@@ -10,7 +10,7 @@ from typing import Any, Final
 import orjson
 
 from pipeline.connectors import Message
-from pipeline.errors import PipelineError, Reject
+from pipeline.errors import PipelineError, Reject, text_of
 from pipeline.events import Event, Outcome
 from pipeline.handlers import Context
 from pipeline.jobs.contract import Job, NewJob
@@ -146,8 +146,8 @@ def told_error(error: BaseException | None) -> dict[str, str] | None:
     """What ended a route's stages, as JSON values."""
     if error is None:
         return None
-    told = {"class": type(error).__name__, "reason": str(error)}
-    return told | {"kind": error.kind} if isinstance(error, Reject) else told
+    told = {"class": type(error).__name__, "reason": text_of(error)}
+    return told | {"kind": str(error.kind)} if isinstance(error, Reject) else told
 
 
 def restored_error(told: Mapping[str, str] | None) -> BaseException | None:

@@ -6,12 +6,11 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["LONGEST_ID", "clean_id", "clean_json", "clean_text", "shortened"]
+__all__ = ["LONGEST_ID", "clean_id", "clean_json", "clean_text"]
 
 LONGEST_ID: Final = 300
 """Characters of an event id that are kept as they are: PostgreSQL refuses index entries of more than 2,704 bytes."""
 
-_LONGEST_REASON: Final = 10_000
 _DEEPEST: Final = 250
 """How deep lists and maps are followed, deeper than any event may nest; those beneath are taken for empty ones."""
 
@@ -21,13 +20,6 @@ def clean_text(text: str) -> str:
     if text.isascii():  # the usual case, decided without a copy
         return text.replace("\0", r"\u0000") if "\0" in text else text
     return text.replace("\0", r"\u0000").encode("utf-8", "backslashreplace").decode()
-
-
-def shortened(reason: str) -> str:
-    """A reason that people can read: what a handler raises may quote all of an event, or of another system's answer."""
-    if len(reason) <= _LONGEST_REASON:
-        return reason
-    return f"{reason[:_LONGEST_REASON]}… ({len(reason)} characters)"
 
 
 def clean_id(event_id: str) -> str:

@@ -18,7 +18,7 @@ from pipeline.ledger.columns import UTCDateTime, json_type, utcnow
 from pipeline.ledger.database import Database
 from pipeline.ledger.faults import is_deadlock
 from pipeline.ledger.fingerprints import pattern
-from pipeline.ledger.letters_filtered import FILTERS, conditions, redrivable
+from pipeline.ledger.letters_filtered import FILTERS, conditions, named, redrivable
 from pipeline.ledger.outcomes import outcomes
 from pipeline.ledger.replay_table import ReplayRow
 from pipeline.ledger.tables import DeadLetter, OperatorAction
@@ -271,7 +271,7 @@ async def _refused(
     rows = await connection.execute(select(*told).where(*which).order_by(columns.id).limit(_REFUSALS))
     refused = {row.id: _refusal(row, changes) for row in rows}
     if ids:
-        known = set((await connection.execute(select(columns.id).where(columns.id.in_(ids)))).scalars())
+        known = set((await connection.execute(select(columns.id).where(named(columns.id, ids)))).scalars())
         refused |= {number: "there is no such dead letter" for number in ids if number not in known}
     return refused
 

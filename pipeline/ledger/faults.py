@@ -98,6 +98,8 @@ def _of_postgres(error: BaseException) -> Fault:
     if type(error).__name__ in ("InvalidCachedStatementError", "OutdatedSchemaCacheError"):
         return Fault.UNAVAILABLE  # the schema changed meanwhile; the next try prepares anew
     state = getattr(error, "sqlstate", None)
+    if type(error).__name__ == "InterfaceError" and "query argument" in str(error):
+        return Fault.DATA  # more of them than the protocol has numbers for
     if not isinstance(state, str):
         return Fault.REFUSED if type(error).__name__ == "ClientConfigurationError" else Fault.UNAVAILABLE
     if state in _PG_SCHEMA:

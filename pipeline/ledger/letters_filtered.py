@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, false, func, or_, select
+from sqlalchemy import BigInteger, ColumnElement, and_, bindparam, false, func, or_, select
 
 from pipeline.errors import UserError
 from pipeline.ledger.clean import clean_id
 from pipeline.ledger.replay_table import ReplayRow
 from pipeline.ledger.tables import DeadLetter
 
-__all__ = ["FILTERS", "conditions", "redrivable"]
+__all__ = ["FILTERS", "conditions", "named", "redrivable"]
 
 FILTERS: Final = (
     "source", "group", "stream", "route", "stage", "kind", "event_id", "routing_key", "state", "fingerprint", "ids",
@@ -46,13 +47,21 @@ def redrivable(group: str, stream: str) -> ColumnElement[bool]:
     return or_(_of_source(group, stream), and_(_of_source_or_its_replays(group, stream), known.exists()))
 
 
+def named(column: Any, ids: Iterable[int]) -> ColumnElement[bool]:
+    """Of one of these ids, however many: they stand in the statement, for drivers bind so many values and no more."""
+    found: ColumnElement[bool] = column.in_(
+        bindparam(None, list(ids), BigInteger, expanding=True, literal_execute=True, unique=True)
+    )
+    return found
+
+
 def _condition(name: str, value: Any) -> ColumnElement[bool]:
     fields = {"ids": "id", "upto": "id", "among": "id", "replay": "group", "since": "last_at", "until": "last_at"}
     column: Any = getattr(DeadLetter, fields.get(name, name))
     condition: ColumnElement[bool]
     match name:
         case "ids":
-            condition = column.in_(value)
+            condition = named(column, value)
         case "upto":
             condition = column <= value
         case "among":

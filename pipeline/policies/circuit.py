@@ -9,7 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, Literal
 
 from pipeline.config.policies import CircuitPolicy
-from pipeline.errors import HandlerError, Retry, Unavailable
+from pipeline.errors import HandlerError, Retry, Unavailable, describe
 from pipeline.policies.middleware import Call, FailedTogether, Throttled, call_others, results_of
 
 if TYPE_CHECKING:
@@ -202,4 +202,4 @@ def _answered(result: BaseException | None) -> bool | None:
 
 def _said(error: BaseException | None) -> str:
     error = error.error if isinstance(error, FailedTogether) else error
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return "nothing" if error is None else describe(error)

@@ -6,15 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pipeline.errors import HandlerError, Park, PipelineError, Throttled
+from pipeline.errors import ENDINGS, HandlerError, Park, PipelineError, Throttled, text_of
 
 if TYPE_CHECKING:
     from pipeline.events import Event
     from pipeline.handlers import Delivery
 
 __all__ = [
-    "Call", "FailedTogether", "Park", "Throttled", "call_others", "ends_all", "key_getter", "results_of", "speaking",
-    "was_cancelled",
+    "Call", "FailedTogether", "Park", "Throttled", "call_others", "key_getter", "results_of", "was_cancelled",
 ]  # fmt: skip
 
 Call: TypeAlias = "Callable[[Sequence[Delivery]], Awaitable[Sequence[BaseException | None] | None]]"
@@ -31,7 +30,7 @@ class FailedTogether(PipelineError):
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
-        super().__init__(str(error))
+        super().__init__(text_of(error))
 
 
 async def call_others(
@@ -67,27 +66,10 @@ async def results_of(call: Call, batch: Sequence[Delivery]) -> Sequence[BaseExce
         return [error] * len(batch)
     except HandlerError as error:
         return [error] * len(batch)
-    except BaseException as error:
-        if ends_all(error):
-            raise
-        error = speaking(error)
+    except ENDINGS:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a handler may raise anything
         return [error if len(batch) == 1 else FailedTogether(error)] * len(batch)
-
-
-def ends_all(error: BaseException) -> bool:
-    """Whether it is to end more than a handler's try. A library's panic is not, though it is no `Exception`."""
-    return isinstance(error, GeneratorExit | KeyboardInterrupt | SystemExit)
-
-
-def speaking(error: BaseException) -> BaseException:
-    """The error; where it can't even be told, as making its text fails, another one that stands for it."""
-    try:
-        str(error)
-    except Exception:  # noqa: BLE001 - whatever its own code raises
-        other = RuntimeError(f"{type(error).__name__}, of which no text can be made")
-        other.__cause__ = error
-        return other
-    return error
 
 
 def was_cancelled() -> bool:

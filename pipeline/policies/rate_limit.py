@@ -33,7 +33,8 @@ class RateLimits:
     """The rate limits of one stage: an event passes where all of them let it.
 
     An event that the handler itself lets wait keeps what it was given. The one that met an outage last does so, too: it
-    is with this one that is tried whether the outage is over, and a long wait for its next turn would make it longer.
+    is with this one that is tried whether the outage is over, and a long wait for its next turn would make it longer. A
+    time-out may have been one: then the event comes again at the same try.
 
     Args:
         limits: The limits.
@@ -43,7 +44,7 @@ class RateLimits:
     def __init__(self, limits: Sequence[RateLimit], clock: Callable[[], float] = monotonic) -> None:
         self._limits = [(Buckets(limit), key_getter(limit.key) if limit.key else None, str(limit)) for limit in limits]
         self._clock = clock
-        self._met_outage = ""
+        self._met_outage = ("", 0)  # the request, and its try
 
     def wrap(self, call: Call) -> Call:
         """The call, behind these limits."""
@@ -55,16 +56,16 @@ class RateLimits:
                     held[place] = throttled
             results = await results_of(lambda some: call_others(call, some, held), batch)
             for place, result in enumerate(results or ()):
-                if place not in held and isinstance(result, Throttled | Unavailable):
+                if place not in held and isinstance(result, Throttled | Unavailable | TimeoutError):
                     self._give_back(batch[place], result)
             return results
 
         return limited
 
-    def _give_back(self, delivery: Delivery, result: Throttled | Unavailable) -> None:
+    def _give_back(self, delivery: Delivery, result: Throttled | Unavailable | TimeoutError) -> None:
         event, context = delivery
-        if isinstance(result, Unavailable):
-            self._met_outage = context.request_id
+        if not isinstance(result, Throttled):
+            self._met_outage = (context.request_id, context.attempt)
             return
         turn = self._clock() + result.after
         for buckets, key_of, _ in self._limits:
@@ -74,8 +75,8 @@ class RateLimits:
     def _ask(self, delivery: Delivery) -> Throttled | None:
         event, context = delivery
         now, request = self._clock(), context.request_id
-        if request == self._met_outage:
-            self._met_outage = ""
+        if (request, context.attempt) == self._met_outage:
+            self._met_outage = ("", 0)
             return None
         asked: list[tuple[Buckets, str]] = []
         longest, slowest, name = 0.0, -1, ""

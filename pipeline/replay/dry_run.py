@@ -11,7 +11,7 @@ from pipeline.config.load import Loaded
 from pipeline.config.models import STAGES
 from pipeline.connectors import Connector, Message, MessageBatch, Start
 from pipeline.dispatch.decode import Decoder, Undecodable
-from pipeline.errors import Reject
+from pipeline.errors import ENDINGS, Reject, describe, text_of
 from pipeline.events import Event, Outcome
 from pipeline.ledger.lease import Lease
 from pipeline.ledger.units import Progress, SourceKey
@@ -270,9 +270,11 @@ def _run(
         try:
             if stage.validates:
                 stage.validated(event)
-        except Reject as rejected:
+        except ENDINGS:
+            raise
+        except BaseException as failure:  # noqa: BLE001 - a model's validator may raise anything
             tally.invalid += 1
-            error = error or f"{stage.name}: {rejected}"
+            error = error or f"{stage.name}: {(text_of if isinstance(failure, Reject) else describe)(failure)}"
             if stop:
                 return error
         else:

@@ -151,7 +151,7 @@ class Replay(Life):
         return ReplaySummary(
             choice.name, choice.group, choice.source, choice.table.stream, plan.first, plan.last, self._finished,
             progress.done, outcomes, this_run, tally.routes(), tally.unreadable, tally.unreadable_known,
-            (self._ended or monotonic()) - self._began, self._left_jobs,
+            (self._ended or monotonic()) - self._began, self._left_jobs, self._stats.lost_to_retention,
         )  # fmt: skip
 
     # Life

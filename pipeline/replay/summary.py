@@ -55,6 +55,7 @@ class ReplaySummary:
         unreadable_known: How many of them have a dead letter of the source or of another replay.
         seconds: How long this run took.
         left_jobs: Whether this run left jobs, which runners and workers run.
+        lost: How many offsets of the range the stream's retention removed before this run could read them.
     """
 
     name: str
@@ -72,6 +73,7 @@ class ReplaySummary:
     unreadable_known: int = 0
     seconds: float = 0.0
     left_jobs: bool = False
+    lost: int = 0
 
     @property
     def processed(self) -> int:

@@ -101,7 +101,7 @@ class ReplaySupervisor(SourceSupervisor):
     def _make_resume(self, lease: Lease, source: Source) -> Resume:
         return _RangeResume(
             self._shared.connector, self._shared.ledger, lease, source.window, self._table, self._replay,
-            lambda: self._complete(source),
+            lambda: self._complete(source), self._lost_to_retention,
         )  # fmt: skip
 
     def _admission(self, source: Source) -> Callable[[MessageBatch], Awaitable[None]]:
@@ -150,8 +150,9 @@ class _RangeResume(Resume):
         table: SourceTable,
         replay: ReplayRow,
         on_over: Callable[[], Awaitable[NoReturn]],
+        on_lost: Callable[[int], None],
     ) -> None:
-        super().__init__(connector, ledger, lease, window, table)
+        super().__init__(connector, ledger, lease, window, table, on_lost)
         self._replay = replay
         self._on_over = on_over
 
@@ -172,8 +173,15 @@ class _RangeResume(Resume):
             await self._on_over()
         return start
 
+    def _lost_between(self, offset: int, first: int) -> int:
+        return super()._lost_between(offset, min(first, self._replay.last + 1))
+
     async def _first_start(self) -> Start:
-        return Start("offset", self._replay.first)
+        replay = self._replay
+        bounds = await self._connector.bounds(replay.stream)
+        if bounds.first is not None and bounds.first > replay.first:  # removed since it was planned
+            self._tell_lost(replay.first - 1, bounds.first)
+        return Start("offset", replay.first)
 
     async def _begin_anew(self, stream: str) -> None:
         raise UserError(f"stream {stream} was deleted and created anew: the replay's range is gone")

@@ -360,3 +360,25 @@ async def test_a_workflow_that_took_no_signal_is_asked_again_once_the_event_has_
         clock.at += 60.0
         assert await hand(handler, many("a", "b", id="1")) == [None]
     assert [name for name, _ in temporal.workflows["a"]] == ["pause"]
+
+
+class SlowToStart(FakeTemporal):
+    """Takes a moment to begin a batch operation, as a server does."""
+
+    async def count(self, query: str) -> int:
+        await asyncio.sleep(0)
+        return await super().count(query)
+
+
+async def test_operations_of_one_query_in_one_batch_are_begun_one_after_the_other_too() -> None:
+    temporal, clock = SlowToStart("bom.1"), Clock()
+    temporal.most_batches = 10
+    options = {"batch": {"query": "WorkflowId STARTS_WITH '{{ data.bom_id }}.'"}}
+    async with paced(temporal, clock, **options) as handler:
+        batch = [
+            deliver(make_event("admin.workflow.paused", {"bom_id": bom}, id=f"{bom}{number}"))
+            for bom in ("bom", "bum")
+            for number in (1, 2)
+        ]
+        assert waits(await hand(handler, *batch)) == [None, 0.25, None, 0.25]
+        assert len(temporal.batches) == 2

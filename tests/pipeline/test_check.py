@@ -104,6 +104,8 @@ def test_a_report_says_which_stages_are_async_and_on_which_queue(folder: Folder)
     assert [(stage.is_async, stage.queues) for stage in (control, rows, log)] == [
         (True, ("slow",)), (False, ()), (True, ("stages",)),
     ]  # fmt: skip
+    assert "at once" not in control.policy  # that is its queue's
+    assert "100 at once" in rows.policy
     shown = json.loads(json.dumps(report.as_json()))["routes"][0]
     assert (shown["stages"][0]["async"], shown["finally"][0]["async"]) == (True, False)
 

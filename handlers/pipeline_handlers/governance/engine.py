@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import select
 
-from pipeline.errors import Reject, Unavailable
+from pipeline.errors import ENDINGS, Reject, Unavailable
 from pipeline.jobs.contract import NewJob
 from pipeline.ledger.database import DatabaseRefused
 from pipeline.ledger.faults import reason_of
@@ -265,6 +265,8 @@ async def _make(begun: Begun) -> Tried:
         if task is not None and task.cancelling():
             raise
         return Tried(begun.step, error=error)  # its own: a client's, say, whose scope was cancelled
-    except Exception as error:  # noqa: BLE001 - a failed try, whatever it was
+    except ENDINGS:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a failed try, whatever it was
         return Tried(begun.step, error=error)
     return Tried(begun.step, result)

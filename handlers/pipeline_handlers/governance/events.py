@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 
 from pipeline import Event, Reject
 from pipeline.config.problems import near
+from pipeline.misfits import misfit
 
 __all__ = [
     "APPROVAL", "CHANGES", "DECISIONS", "ON_CREATE", "ON_STATUS_CHANGE", "ON_UPDATE", "ApprovalDecided", "Cause",
@@ -194,5 +195,4 @@ def _model(event: Event[Any], kind: type[Any]) -> Any:
     try:
         return kind.model_validate(event.data)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'data'}: {fault['msg']}" for fault in error.errors())
-        raise Reject(f"the data does not fit {kind.__name__}: {faults}", kind="invalid_data") from None
+        raise Reject(misfit(error, kind.__name__), kind="invalid_data") from None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline import Row
-from pipeline.errors import Reject
+from pipeline.errors import ENDINGS, Reject
 from pipeline_handlers.governance.audit import Trail
 from pipeline_handlers.governance.cancelling import why_cancelled
 from pipeline_handlers.governance.contract import EntityView, Step, Wait
@@ -209,7 +208,9 @@ class Round:
         step = self._plan(run, row)
         try:
             result = at_once(planned.action.run(step))
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a failed try, whatever it was
+        except ENDINGS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a failed try, whatever it was
             self._fail(run, row, error)
             return False
         self._succeed(run, row, step, result)

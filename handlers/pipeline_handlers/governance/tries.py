@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from pipeline.errors import HandlerError, Reject, Retry, Unavailable
+from pipeline.errors import HandlerError, Reject, Retry, Unavailable, describe, text_of
 from pipeline.ledger.clean import clean_json, clean_text
 from pipeline.policies.backoff import backoff
 from pipeline_handlers.governance.contract import Step, Wait
@@ -164,9 +164,8 @@ def at_once(call: Coroutine[Any, Any, Mapping[str, Any] | Wait | None]) -> Mappi
 
 def words(error: BaseException) -> str:
     """An error in words that a database takes; an instruction's own, else with the error's class."""
-    told = isinstance(error, HandlerError | TimeoutError) and str(error)
-    text = str(error) if told else f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return clean_text(text[:LONGEST_WORDS])
+    told = text_of(error) if isinstance(error, HandlerError | TimeoutError) else ""
+    return clean_text((told or describe(error))[:LONGEST_WORDS])
 
 
 def _outages(history: list[dict[str, Any]]) -> int:

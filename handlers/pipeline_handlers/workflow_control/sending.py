@@ -166,12 +166,14 @@ class Sender:
     async def _start_batch(self, asked: Asked, state: _State) -> None:
         batch = self._options.batch
         assert batch is not None  # noqa: S101 - without it no event has a query
+        key = f"{_QUERY}{asked.query}"
         try:
-            self._await_turn(f"{_QUERY}{asked.query}", asked)
-            async with self._slots:
-                _refuse_during(state.outage)
-                await self._start(asked, batch)
-                self._pacer.sent(f"{_QUERY}{asked.query}", asked.request_id)
+            async with self._turn(key):
+                self._await_turn(key, asked)
+                async with self._slots:
+                    _refuse_during(state.outage)
+                    await self._start(asked, batch)
+                    self._pacer.sent(key, asked.request_id)
         except Exception as error:  # noqa: BLE001 - the engine decides, event by event
             asked.errors[""] = error
 

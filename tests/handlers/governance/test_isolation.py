@@ -104,18 +104,25 @@ async def test_an_error_that_nobody_foresaw_is_a_failed_try_of_its_execution_alo
     assert await ends(rig, ids) == ["completed"] * 5
 
 
+class Panic(BaseException):
+    """As extensions that are written in Rust raise it."""
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, Panic])
 @pytest.mark.parametrize("action", [LEAVE, CALL])
-async def test_an_action_that_is_cancelled_from_within_has_failed(make: Make, action: dict[str, Any]) -> None:
+async def test_an_action_that_is_cancelled_from_within_or_panics_has_failed(
+    make: Make, action: dict[str, Any], error: type[BaseException]
+) -> None:
     rig = await make(action, retry={"attempts": 2})
     ids = await rig.trigger(3)
 
-    def cancelled(step: Step) -> None:
-        raise asyncio.CancelledError
+    def breaks(step: Step) -> None:
+        raise error
 
-    only(rig, ids[0], cancelled)
+    only(rig, ids[0], breaks)
     await to_the_end(rig)
     assert await ends(rig, ids) == ["failed", "completed", "completed"]
-    assert (await rig.execution(ids[0])).error == "CancelledError"
+    assert (await rig.execution(ids[0])).error == error.__name__
     [tried] = await rig.actions(ids[0])
     assert (tried.attempts, tried.failures) == (2, 2)
 

@@ -137,6 +137,31 @@ async def test_an_outage_is_over_as_soon_as_it_is_however_low_the_rate(
         assert pipe.source.window.paused == {}
 
 
+async def test_an_outage_that_was_a_time_out_is_over_as_soon_as_it_is_however_low_the_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.dispatch.dependencies._FIRST_WAIT", 0.01)
+    attempts: list[int] = []
+
+    class Crm:
+        async def probe(self) -> None:
+            if len(attempts) < 2:
+                attempts.append(0)  # it answers from the second look on
+                raise OSError("no route to host")
+
+    async def handle(event: Event[Any], context: Context) -> None:
+        attempts.append(context.attempt)
+        if len(attempts) == 1:
+            raise TimeoutError
+
+    slow = stage("x", handle, policy(rate_limit={"rate": "1/h", "burst": 1}), resources=("crm",))
+    async with bench(tmp_path, [slow], resources={"crm": Crm()}) as pipe:
+        await pipe.feed(message(0))
+        await pipe.settle(1)
+        assert attempts == [1, 0, 1]
+        assert pipe.source.window.paused == {}
+
+
 async def test_a_handler_may_let_an_event_wait_which_uses_no_attempt_and_holds_up_no_other(tmp_path: Path) -> None:
     seen = Recorder()
 

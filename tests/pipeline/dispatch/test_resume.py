@@ -212,3 +212,19 @@ async def test_a_start_at_the_last_begins_at_the_last_chunk_of_a_stream_that_hol
     async with bench(tmp_path, [stage("x", nothing)]) as pipe:
         assert await resume_of(pipe, connector, start="last").start() == Start("last")
         assert not pipe.lease.started
+
+
+async def test_a_gap_is_counted_once_however_often_the_connection_is_lost_before_it_is_passed(tmp_path: Path) -> None:
+    connector, lost = await stream(20), []
+    async with bench(tmp_path, [stage("x", nothing)]) as pipe:
+        await pipe.feed(*(message(offset) for offset in range(3)))
+        await pipe.settle(3)
+        table = SourceTable(stream="st", group="g")
+        resume = Resume(connector, pipe.ledger, pipe.lease, pipe.source.window, table, lost.append)
+        connector.store.trim("st", 8)
+        assert await resume.start() == Start("first")
+        assert await resume.start() == Start("first")
+        assert lost == [5]
+        connector.store.trim("st", 10)
+        await resume.start()
+        assert lost == [5, 2]

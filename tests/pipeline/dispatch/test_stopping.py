@@ -6,6 +6,8 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pipeline.config.models import Policy, RetryPolicy
 from pipeline.errors import Unavailable
 from pipeline.events import Event
@@ -214,3 +216,32 @@ async def test_a_stop_does_not_wait_for_what_comes_after_the_grace_and_says_that
         await eventually(lambda: second.begun == [0])
         await asyncio.wait_for(pipe.source.drain(5), 1)
         assert (pipe.stats.processed, pipe.source.begun) == (0, 1)
+
+
+async def test_what_has_begun_and_waits_for_its_key_is_not_forgotten_where_a_stop_leaves_the_one_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.dispatch.dependencies._FIRST_WAIT", 0.05)
+    gate, calls = asyncio.Event(), []
+
+    async def first(event: Event[Any], context: Context) -> None: ...
+
+    async def second(event: Event[Any], context: Context) -> None:
+        calls.append(event.offset)
+        if len(calls) == 1:
+            await gate.wait()
+            raise Unavailable("crm")
+
+    one_of_each = Policy.model_validate({"concurrency": {"per_key": 1, "key": "data.t"}})
+    stages = [stage("first", first), stage("second", second, one_of_each)]
+    async with bench(tmp_path, stages, [route(["first", "second"], match="a"), route(["second"], match="b")]) as pipe:
+        parked = pipe.source._queues["second"]._failures._parked
+        await pipe.feed(message(0, {"t": "x"}, key="b"), message(1, {"t": "x"}, key="b"))
+        await eventually(lambda: len(parked) == 1)
+        await pipe.feed(message(2, {"t": "x"}, key="a"))
+        await eventually(lambda: len(parked) == 2)
+        gate.set()
+        await eventually(lambda: pipe.source.window.is_held)  # 1 was called, and waits for the dependency as 0 does
+        await asyncio.wait_for(pipe.source.drain(5.0), 10)
+        assert calls == [0, 2]
+        assert (pipe.source.begun, pipe.outcomes) == (0, {"handled": 1})

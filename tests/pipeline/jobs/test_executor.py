@@ -160,13 +160,20 @@ async def test_an_outage_counts_no_failure_and_the_waits_are_capped(
     assert (row.failures, row.error) == (0, "smtp is unavailable: connection refused")
 
 
-async def test_a_handlers_own_cancellation_is_a_failure_like_any_other(db: Database, executor_of: MakeExecutor) -> None:
-    async def cancel(_: Work) -> None:
-        raise asyncio.CancelledError
+class Panic(BaseException):
+    """As extensions that are written in Rust raise it."""
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, Panic])
+async def test_a_handlers_own_cancellation_or_panic_is_a_failure_like_any_other(
+    db: Database, executor_of: MakeExecutor, error: type[BaseException]
+) -> None:
+    async def fail(_: Work) -> None:
+        raise error
 
     await leave(db, job("a"))
 
-    await executor_of({"stage": Runner(cancel)}).run("queue", ["a"])
+    await executor_of({"stage": Runner(fail)}).run("queue", ["a"])
 
     assert (await jobs(db))["a"].failures == 1
 

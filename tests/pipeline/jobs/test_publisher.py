@@ -144,6 +144,20 @@ async def test_the_database_can_be_written_while_a_broker_hangs(db: Database, br
     await asyncio.wait({stuck})
 
 
+async def test_the_broker_of_another_pipeline_that_hangs_keeps_no_message_back(db: Database, broker: Moody) -> None:
+    broker.hangs = frozenset({"one"})
+    await leave_messages(db, "one", "a")
+    stuck = asyncio.create_task(OutboxPublisher(db, broker, pipeline=PIPELINE).round())
+    await asyncio.wait_for(broker.hung.wait(), 10)
+    async with db.write() as connection:
+        await publish(connection, db.dialect, "two", [Outgoing(b"{}", "a.b", "x")], pipeline="other")
+    await OutboxPublisher(db, broker, pipeline="other").round()
+    assert await published(broker, "two", 1) == ["x"]
+    assert not stuck.done()
+    stuck.cancel()
+    await asyncio.wait({stuck})
+
+
 async def test_missing_streams_are_created_where_that_is_wanted(db: Database, broker: Moody) -> None:
     await leave_messages(db, "new", "a")
     await OutboxPublisher(db, broker, pipeline=PIPELINE, create_streams=True).round()

@@ -196,3 +196,30 @@ async def test_rows_that_the_database_refuses_kill_only_the_event_that_left_them
     assert letter.offset in (2, 4)
     assert await jobs(db) == {}
     assert sorted(each.state for each in await runs(db)) == ["completed"] * 5 + ["failed"]
+
+
+class Untold(Exception):
+    def __str__(self) -> str:
+        return self.args[0]  # type: ignore[no-any-return]
+
+
+class Panic(BaseException):
+    """As extensions that are written in Rust raise it."""
+
+
+@pytest.mark.parametrize("error", [Untold(404), Panic("at the disco"), Reject("gone", kind=410)])  # type: ignore[arg-type]
+async def test_whatever_a_handler_raises_its_job_comes_to_an_end(
+    db: Database, executor_of: MakeExecutor, error: BaseException
+) -> None:
+    async def handle(event: Event[Any], context: Context) -> None:
+        if event.data["n"] == 1:
+            raise error
+
+    ids = await leave(db, event_job(1), event_job(2))
+
+    once = Policy(timeout=5, retry=RetryPolicy(attempts=1))
+    await run(db, executor_of, stage("s", handle, once), ids)
+
+    assert await jobs(db) == {}
+    kind = error.kind if isinstance(error, Reject) else type(error).__name__
+    assert [(letter.offset, letter.kind) for letter in await dead(db)] == [(1, kind)]

@@ -80,3 +80,9 @@ async def test_an_unknown_filter_is_named(letters: DeadLetters) -> None:
 async def test_the_names_in_a_field_are_those_of_all_dead_letters(letters: DeadLetters) -> None:
     assert await letters.names("route") == {"a", "b"}
     assert await letters.names("source") == {"admin"}
+
+
+async def test_as_many_can_be_named_as_a_command_line_holds(letters: DeadLetters) -> None:
+    asked = await letters.discard(by="me", reason="sent by a test", ids=range(1, 40_001))
+    assert asked.count == 5
+    assert set(asked.refused) == set(range(6, 40_001))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, update
 
 from pipeline.errors import Unavailable
 from pipeline.events import Outcome
@@ -81,6 +81,18 @@ async def test_what_only_postgresql_refuses_is_dead_there(
         assert await ledger.commit(lease, commit_of(unit(0, row))) == []
     else:
         await check_that_only_one_is_refused(ledger, lease, db, row)
+
+
+async def test_a_statement_of_more_values_than_the_driver_takes_is_dead_too(
+    ledger: Ledger, lease: Lease, db: Database
+) -> None:
+    many = 300_000 if db.dialect == "sqlite" else 33_000
+    bad = unit(1, statements=[update(Note).where(Note.number.in_(range(many))).values(tag="x")])  # type: ignore[union-attr]
+
+    refused = await ledger.commit(lease, commit_of(unit(0, Note(text="a")), bad, unit(2, Note(text="b"))))
+
+    assert [item.unit.message.offset for item in refused] == [1]
+    assert [note.text for note in await notes(db)] == ["a", "b"]
 
 
 async def test_a_statement_with_bad_data_is_dead_too(ledger: Ledger, lease: Lease, db: Database) -> None:

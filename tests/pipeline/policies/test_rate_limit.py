@@ -171,3 +171,12 @@ def test_a_late_pass_counts_against_those_that_come_after_it() -> None:
     assert buckets.wait("", "late", 60.0) == 0.0
     buckets.take("", "late", 60.0)
     assert buckets.wait("", "next", 60.0) == 1.0
+
+
+async def test_a_time_out_that_was_no_outage_is_tried_again_at_a_turn_of_its_own() -> None:
+    clock = Clock()
+    call, calls = limited(clock, {"rate": "1/h", "burst": 1})
+    calls.says = {"1": TimeoutError()}
+    await call([delivery("1")])
+    clock.at += 10.0
+    assert waits(await call([delivery("1", attempt=2)])) == [3590.0]

@@ -25,7 +25,7 @@ MORNING = 1_767_258_000_000
 HANDLERS = """
 import asyncio
 from pathlib import Path
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 from pipeline import Event, NewJob, Reject, handler
 
 SEEN = Path(__file__).with_name("seen.txt")
@@ -33,6 +33,11 @@ MENDED = Path(__file__).with_name("mended.txt")
 
 class Order(BaseModel):
     n: int
+
+    @field_validator("n", mode="before")
+    @classmethod
+    def known(cls, n):
+        return {"one": 1}[n] if n in ("one", "none") else n
 
 @handler("note")
 async def note(event, context):

@@ -50,6 +50,14 @@ async def test_it_shows_so_many_events(site: Site) -> None:
     assert "not valid JSON" in last.reason
 
 
+async def test_a_model_that_fails_in_a_way_of_its_own_is_told_as_what_it_will_be(site: Site) -> None:
+    site.publish(("order.paid", {"n": "none"}), ("order.paid", {"n": "one"}))
+    report = await site.dry_run(routes=["orders"])
+    (route,) = report.routes
+    assert (route.handled, route.invalid) == (1, 1)
+    assert report.examples[0].routes[0].reason == "strict: KeyError: 'none'"
+
+
 async def test_it_writes_nothing(site: Site) -> None:
     site.publish(*orders(20))
     await live(site, 20)

@@ -16,7 +16,7 @@ from pipeline.ledger.lease import Lease
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.owner import owner_id
 from pipeline.ledger.units import SourceKey
-from pipeline.replay import Replay
+from pipeline.replay import Replay, ReplayRequest, plan_replay
 from pipeline.replay.book import forget_replay, known_replays, state_of
 from tests.pipeline.dispatch.harness import eventually
 from tests.pipeline.replay.site import PIPELINE, Site
@@ -105,14 +105,24 @@ async def test_an_empty_range_ends_at_once_and_leaves_nothing(site: Site) -> Non
 
 
 async def test_a_range_whose_rest_is_removed_meanwhile_comes_to_its_end(site: Site) -> None:
-    site.publish(*orders(30, sleep=0.05))
-    async with site.replay(0, 25, routes=["orders"]) as replay:
+    site.publish(*orders(30))
+    async with site.replay(0, 25, rate=20.0, routes=["orders"]) as replay:
         await eventually(lambda: replay.progress().processed > 0)
         site.connector.store.trim("st", 28)
         site.connector.store.cut()
         await site.connector.connect()
         await asyncio.wait_for(replay.wait(), 10)
-    assert replay.summary().finished
+    summary = replay.summary()
+    assert (summary.finished, summary.processed + summary.lost) == (True, 26)
+    assert summary.lost > 0
+
+
+async def test_what_is_removed_while_a_replay_is_stopped_is_counted_when_it_goes_on(site: Site) -> None:
+    site.publish(*orders(30))
+    plan = await plan_replay(*site.loaded, ReplayRequest(0, 25, routes=["orders"]))
+    site.connector.store.trim("st", 10)
+    summary = await Replay(*site.loaded, ReplayRequest(0, 25, routes=["orders"]), plan=plan).complete()
+    assert (summary.finished, summary.processed, summary.lost) == (True, 16, 10)
 
 
 async def test_dead_letters_are_the_replays_own(site: Site) -> None:
