@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.cli.files import DEFAULT, ConfigOption, JsonOption
-from pipeline.cli.leaving import FAILED
+from pipeline.cli.leaving import FAILED, FINE
 from pipeline.cli.letters_chosen import (
     GroupOption,
     KindOption,
@@ -261,7 +261,7 @@ def _consent(number: int, done: str, *, as_json: bool) -> None:
     if as_json or not _asks():
         raise UserError(f"{count(number, 'dead letter')} would be {done}: confirm that with --yes")
     if not typer.confirm(f"Shall {count(number, 'dead letter')} be {done}?", err=True):
-        raise typer.Exit(1)
+        raise typer.Exit(FINE)
 
 
 async def _awaited(letters: DeadLetters, asked: Asked) -> dict[str, int]:
