@@ -79,7 +79,7 @@ class Plant:
 
 @pytest.mark.slow
 @pytest.mark.timeout(500)
-@pytest.mark.parametrize("count", [700, pytest.param(2_000, marks=pytest.mark.chaos)])
+@pytest.mark.parametrize("count", [400, pytest.param(2_000, marks=pytest.mark.chaos)])
 async def test_executions_survive_the_loss_of_redis_of_workers_and_of_runners(
     site: Site, own_server: OwnServer, count: int
 ) -> None:
