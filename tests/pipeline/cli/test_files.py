@@ -253,14 +253,12 @@ def test_routes_say_which_stages_are_async_and_on_which_queue() -> None:
 def test_the_schema_takes_async_queues_and_their_keys() -> None:
     import tomllib
 
-    import jsonschema
+    from jsonschema import Draft202012Validator
 
     write(HELLO)
-    schema = run("check", "--schema").json
-    jsonschema.validate(tomllib.loads(ASYNC), schema)
-    jsonschema.validate(tomllib.loads(ASYNC.replace("async = true", 'async = "slow"')), schema)
+    fits = Draft202012Validator(run("check", "--schema").json).is_valid
+    assert fits(tomllib.loads(ASYNC))
+    assert fits(tomllib.loads(ASYNC.replace("async = true", 'async = "slow"')))
     for wrong in ("attempts = 0", "atempts = 1"):
-        with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(tomllib.loads(ASYNC.replace("attempts = 2", wrong)), schema)
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(tomllib.loads(ASYNC.replace("async = true", "async = 5")), schema)
+        assert not fits(tomllib.loads(ASYNC.replace("attempts = 2", wrong)))
+    assert not fits(tomllib.loads(ASYNC.replace("async = true", "async = 5")))
