@@ -108,7 +108,7 @@ def groups(
     limit: LimitOption = 50,
     as_json: JsonOption = False,
 ) -> None:
-    """Show dead letters by failure: the same stage, kind and reason, whatever names and numbers are in it."""
+    """Show dead letters by failure: the same stage and kind, at the same place in the code or for the same reason."""
     from pipeline.cli.console import count, say, show_json, show_table
     from pipeline.cli.letters_shown import group_json
 
@@ -127,10 +127,12 @@ def groups(
         show_json({"groups": found})
         return
     if found:
-        columns = ("id", "count", "source", "route", "stage", "kind", "first_at", "last_at", "example", "reason")
-        cells = [["-" if row[name] == "" else row[name] for name in columns] for row in found]
-        least = ("first_at", "source", "example", "last_at", "route", "kind")
-        show_table(columns, cells, fold=("reason",), drop=least)
+        columns = (
+            "id", "count", "source", "route", "stage", "kind", "first_at", "last_at", "example", "where", "reason",
+        )  # fmt: skip
+        cells = [["-" if row[name] in (None, "") else row[name] for name in columns] for row in found]
+        least = ("first_at", "source", "example", "last_at", "route", "kind", "where")
+        show_table(columns, cells, fold=("where", "reason"), drop=least)
     say(count(len(found), "group"))
 
 
@@ -143,7 +145,7 @@ def show(
     raw: Annotated[bool, typer.Option("--raw", help="Write the message's bytes, and nothing else.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a dead letter: why it is dead, what was done about it, its headers, and its body."""
+    """Show a dead letter: why it is dead and where it failed, what was done about it, its headers, and its body."""
     from pipeline.cli.console import say, show_json
     from pipeline.cli.letters_shown import action_json, action_line, body_text, hex_dump, letter_json, pretty
     from pipeline.errors import UserError
@@ -161,11 +163,17 @@ def show(
     text, encoding = body_text(letter.body)
     if as_json:
         body = text if encoding == "text" else base64.b64encode(letter.body).decode()
-        told = {"headers": letter.headers, "history": [action_json(action) for action in history]}
+        told = {
+            "traceback": letter.traceback,
+            "headers": letter.headers,
+            "history": [action_json(action) for action in history],
+        }
         show_json({**letter_json(letter), **told, "body": body, "body_encoding": encoding})
         return
     for name, value in letter_json(letter).items():
         say(f"{name:<13} {'-' if value in (None, '') else value}")
+    for line in (letter.traceback or "").splitlines():
+        say(f"traceback     {line}")
     for action in history:
         say(f"history       {action_line(action)}")
     for name, value in letter.headers.items():

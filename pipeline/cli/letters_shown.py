@@ -24,7 +24,7 @@ __all__ = [
 
 
 def letter_json(letter: DeadLetter) -> dict[str, Any]:
-    """All but headers and body, as JSON values."""
+    """All but traceback, headers and body, as JSON values."""
     from pipeline.cli.console import iso
 
     return {
@@ -40,6 +40,7 @@ def letter_json(letter: DeadLetter) -> dict[str, Any]:
         "stage": letter.stage,
         "kind": letter.kind,
         "reason": letter.reason,
+        "where": letter.place,
         "failure_group": letter.fingerprint,
         "attempts": letter.attempts,
         "redrives": letter.redrives,
@@ -72,6 +73,7 @@ def group_json(group: Group) -> dict[str, Any]:
         "stage": group.stage,
         "kind": group.kind,
         "reason": group.reason,
+        "where": group.place,
         "first_at": iso(group.first_at),
         "last_at": iso(group.last_at),
         "example": group.example,

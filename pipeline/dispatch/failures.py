@@ -18,6 +18,7 @@ from pipeline.policies.backoff import backoff
 from pipeline.policies.coalesce import Coalesced
 from pipeline.policies.middleware import Throttled
 from pipeline.stages import Stage
+from pipeline.where import where_failed
 
 if TYPE_CHECKING:
     from pipeline.dispatch.jobs_left import JobsLeft
@@ -159,7 +160,10 @@ class Failures:
             "stage %s: %r is dead at try %d (%s): %s", self._stage.name, flight.event, flight.attempt, kind, reason,
             exc_info=None if isinstance(error, HandlerError) else error,  # nobody expected it: where was it?
         )  # fmt: skip
-        dead = Dead(flight.route_name, self._stage.name, kind, reason, flight.attempt, flight.first_at or now, now)
+        dead = Dead(
+            flight.route_name, self._stage.name, kind, reason, flight.attempt, flight.first_at or now, now,
+            where=where_failed(error, self._stage.handler),
+        )  # fmt: skip
         self._source.stage_dead(flight, dead, _sayable(error))
 
     def close(self) -> None:

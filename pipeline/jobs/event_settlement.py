@@ -167,6 +167,7 @@ class EventSettler:
         return Dead(
             event.route, self._stage, verdict.kind, verdict.reason, verdict.attempts, verdict.first_at,
             verdict.last_at, event.key, order_known=not event.ordered, job=self._stage, closing=closing,
+            where=verdict.where,
         )  # fmt: skip
 
     def _rows_of(self, context: Context, scope: Scope) -> list[object]:

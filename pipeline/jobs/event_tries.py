@@ -20,6 +20,7 @@ from pipeline.policies.middleware import FailedTogether, Throttled, results_of
 from pipeline.policies.probing import why_down
 from pipeline.policies.timeout import Timeout
 from pipeline.stages import Stage
+from pipeline.where import where_failed
 
 __all__ = ["EventTries", "Try"]
 
@@ -129,7 +130,7 @@ class EventTries:
         if isinstance(error, Skip):
             return Passed(attempt.job, attempt.event, None)
         if isinstance(error, Reject):
-            return self._dead(attempt, str(error.kind), text_of(error))
+            return self._dead(attempt, str(error.kind), text_of(error), error)
         error = await self._outage_behind(error)
         if isinstance(error, Unavailable):
             return Again(attempt.job, self._outage.met(error), text_of(error), counts=False)
@@ -165,7 +166,8 @@ class EventTries:
             self._stage.name, attempt.event.event, attempt.attempt, kind, reason,
             exc_info=None if isinstance(error, HandlerError) else error,  # nobody expected it: where was it?
         )  # fmt: skip
-        return died(attempt.job, attempt.event, kind, reason)
+        where = None if error is None else where_failed(error, self._stage.handler)
+        return died(attempt.job, attempt.event, kind, reason, where)
 
 
 def _batches(tries: Sequence[Try], size: int) -> Sequence[list[Try]]:

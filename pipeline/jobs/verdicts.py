@@ -10,6 +10,7 @@ from pipeline.handlers import Context
 from pipeline.jobs.contract import Job
 from pipeline.jobs.stage_event import StageEvent
 from pipeline.ledger.columns import utcnow
+from pipeline.where import Where
 
 __all__ = ["Again", "Broken", "Died", "Passed", "Verdict", "died"]
 
@@ -41,6 +42,7 @@ class Died:
         attempts: How often it was tried.
         first_at: When it was tried first, or was left where that is not known any more.
         last_at: When it was tried last.
+        where: Where in the code it failed; None where no handler did.
     """
 
     job: Job
@@ -50,6 +52,7 @@ class Died:
     attempts: int
     first_at: datetime
     last_at: datetime
+    where: Where | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +90,8 @@ class Broken:
 Verdict: TypeAlias = Passed | Died | Again | Broken
 
 
-def died(job: Job, event: StageEvent, kind: str, reason: str) -> Died:
+def died(job: Job, event: StageEvent, kind: str, reason: str, where: Where | None = None) -> Died:
     """The verdict on an event that fails for good at this try, now."""
     now = utcnow()
     first_at = job.created_at if job.failures or job.lost else now
-    return Died(job, event, kind, reason, job.failures + 1, first_at, now)
+    return Died(job, event, kind, reason, job.failures + 1, first_at, now, where)

@@ -49,6 +49,7 @@ class Copies:
             return None
         place = ("consumer_group", "stream", "incarnation", "message_offset", "route", "job")
         told = {f"x-dead-letter-{name}": letter[column] for name, column in _HEADERS.items()}
+        told["x-dead-letter-where"] = letter["place"] or ""  # a copy's own copy must not say what the first one said
         told["x-dead-letter-at"] = letter["last_at"].isoformat()
         given = json.loads(letter["original"])["headers"] if letter["original"] else letter["headers"]
         return {

@@ -17,7 +17,7 @@ from pipeline.ledger.clean import clean_text
 from pipeline.ledger.columns import UTCDateTime, json_type, utcnow
 from pipeline.ledger.database import Database
 from pipeline.ledger.faults import is_deadlock
-from pipeline.ledger.fingerprints import pattern
+from pipeline.ledger.fingerprints import in_common
 from pipeline.ledger.letters_filtered import FILTERS, conditions, named, redrivable
 from pipeline.ledger.outcomes import outcomes
 from pipeline.ledger.replay_table import ReplayRow
@@ -40,7 +40,8 @@ class Group:
     Attributes:
         id: Ten hexadecimal digits: the dead letters' `fingerprint`.
         source: The source; likewise the four after it.
-        reason: What their reasons have in common; ``…`` stands for names and numbers.
+        reason: What their reasons have in common; ``…`` stands for names and numbers, and for where they part.
+        place: Where in the code the newest failed, as far as that is known.
         count: How many there are.
         first_at: When the first of them was tried first.
         last_at: When the last of them failed last.
@@ -54,6 +55,7 @@ class Group:
     stage: str
     kind: str
     reason: str
+    place: str | None
     count: int
     first_at: datetime
     last_at: datetime
@@ -127,21 +129,21 @@ class DeadLetters:
             select(
                 columns.fingerprint, func.count().label("number"), func.min(columns.first_at).label("first_at"),
                 func.max(columns.last_at).label("last_at"), func.max(columns.id).label("example"),
+                func.min(columns.reason).label("least"), func.max(columns.reason).label("most"),
             )
-            .where(*conditions(filters))
-            .group_by(columns.fingerprint)
+            .where(*conditions(filters)).group_by(columns.fingerprint)
             .order_by(func.count().desc(), columns.fingerprint)
-            .limit(limit)
-            .subquery()
+            .limit(limit).subquery()
         )  # fmt: skip
-        told = (columns.source, columns.stream, columns.route, columns.stage, columns.kind, columns.reason)
+        told = (columns[name] for name in ("source", "stream", "route", "stage", "kind", "reason", "place"))
         statement = select(counted, *told).join(_TABLE, columns.id == counted.c.example)
         async with self._db.read() as connection:
             rows = (await connection.execute(statement.order_by(counted.c.number.desc(), counted.c.fingerprint))).all()
         return [
             Group(
-                row.fingerprint, row.source, row.stream, row.route, row.stage, row.kind, pattern(row.reason),
-                row.number, row.first_at, row.last_at, row.example,
+                row.fingerprint, row.source, row.stream, row.route, row.stage, row.kind,
+                in_common(row.reason, row.least, row.most), row.place, row.number, row.first_at, row.last_at,
+                row.example,
             )
             for row in rows
         ]  # fmt: skip

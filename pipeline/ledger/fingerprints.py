@@ -1,12 +1,13 @@
-"""Fingerprints of failures: those that differ only in names and numbers are one group."""
+"""Fingerprints of failures: those of one place in the code, or that differ only in names and numbers, are a group."""
 
 from __future__ import annotations
 
 import re
 from hashlib import sha1
+from itertools import takewhile
 from typing import Final
 
-__all__ = ["fingerprint", "pattern"]
+__all__ = ["fingerprint", "in_common", "pattern"]
 
 _QUOTED: Final = re.compile(r"(?<!\w)('[^']*'|\"[^\"]*\")(?!\w)")
 _WORD: Final = re.compile(r"[^\s,;()\[\]{}=…]+")
@@ -30,7 +31,21 @@ def _told(word: re.Match[str]) -> str:
     return "…" if _DIGIT.search(word[0]) else word[0]
 
 
-def fingerprint(group: str, stream: str, route: str, stage: str, kind: str, reason: str) -> str:
-    """The group's id: ten hexadecimal digits, the same for every dead letter that failed at this place in this way."""
-    what = "\x1f".join((group, stream, route, stage, kind, pattern(reason)))
+def in_common(newest: str, *others: str) -> str:
+    """The first words that these reasons share, and ``…``; the newest one's pattern where they are alike or unlike."""
+    patterns = [pattern(reason).split() for reason in (newest, *others)]
+    shared = [words[0] for words in takewhile(lambda words: len(set(words)) == 1, zip(*patterns, strict=False))]
+    if len(shared) == max(map(len, patterns)) or not any(map(_LETTER.search, shared)):
+        return pattern(newest)
+    return f"{' '.join(shared).removesuffix(' …')} …"
+
+
+def fingerprint(
+    group: str, stream: str, route: str, stage: str, kind: str, reason: str, place: str | None = None
+) -> str:
+    """The group's id: ten hexadecimal digits, the same for every dead letter that failed at this place in this way.
+
+    With a place in the code that tells one failure from another, and the reason does not count.
+    """
+    what = "\x1f".join((group, stream, route, stage, kind, pattern(reason) if place is None else place))
     return sha1(what.encode("utf-8", "backslashreplace"), usedforsecurity=False).hexdigest()[:10]

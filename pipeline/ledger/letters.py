@@ -59,7 +59,11 @@ def letter_rows(scope: Scope, unit: Unit) -> Iterator[dict[str, Any]]:
 
 def failure_values(dead: Dead, group: str, stream: str) -> dict[str, Any]:
     """The columns that tell of the last failure."""
-    kind, reason = clean_text(dead.kind), clean_text(dead.reason)
+    kind, reason, where = clean_text(dead.kind), clean_text(dead.reason), dead.where
+    place = None if where is None else clean_text(where.place)
+    trace = None if where is None or where.traceback is None else clean_text(where.traceback)
+    # What a handler raises on purpose has a reason that tells it from others; what nobody expected may say anything.
+    decisive = None if trace is None else place
     return {
         "route": dead.route,
         "stage": dead.stage,
@@ -68,7 +72,9 @@ def failure_values(dead: Dead, group: str, stream: str) -> dict[str, Any]:
         "attempts": dead.attempts,
         "last_at": dead.last_at,
         "closing": clean_json(dead.closing),
-        "fingerprint": fingerprint(group, stream, dead.route, dead.stage, kind, reason),
+        "fingerprint": fingerprint(group, stream, dead.route, dead.stage, kind, reason, decisive),
+        "place": place,
+        "traceback": trace,
     }
 
 

@@ -94,6 +94,8 @@ class DeadLetter(LedgerModel, table=True):
         forced: Whether it is to be run although a later event of its key was handled.
         outcome: What came of it when it was redriven: ``handled`` or ``filtered``; ``left`` while it is redriving and
             was left as a job of its asynchronous stage.
+        place: Where in the code it failed: file and function; None where no handler did, or it is not known.
+        traceback: The last frames, of an error that nobody expected.
     """
 
     __tablename__ = "dead_letters"
@@ -142,6 +144,8 @@ class DeadLetter(LedgerModel, table=True):
     from_start: bool = False
     forced: bool = False
     outcome: str | None = _text(default=None)
+    place: str | None = _text(default=None)
+    traceback: str | None = _text(default=None)
 
 
 class OperatorAction(LedgerModel, table=True):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from pipeline.connectors import Message
 from pipeline.events import Outcome
+from pipeline.where import Where
 
 __all__ = [
     "Commit", "Dead", "JournalEntry", "Overtaking", "Progress", "Range", "Redriven", "Routed", "Row", "Scope",
@@ -71,6 +72,7 @@ class Dead:
         overtaken_by: The id of a later event of the key that was handled before this is written.
         job: The asynchronous stage whose job failed; empty where the message failed in its source.
         closing: What a failed ``finally`` stage was told: ``outcome`` and ``error``; None for all other stages.
+        where: Where in the code it failed; None where no handler did.
     """
 
     route: str
@@ -85,6 +87,7 @@ class Dead:
     overtaken_by: str | None = None
     job: str = ""
     closing: Mapping[str, Any] | None = None
+    where: Where | None = None
 
 
 @dataclass(slots=True)

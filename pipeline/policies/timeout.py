@@ -63,11 +63,13 @@ class Timeout:
             self._timer = loop.call_later(self.seconds / _LOOKS_PER_PERIOD, self._look, loop)
         try:
             return await call
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             if task in self._expired:
                 del self._expired[task]
                 if task.uncancel() == 0:
-                    raise TimeoutError(f"took longer than {self.seconds:g} s") from None
+                    raise TimeoutError(f"took longer than {self.seconds:g} s").with_traceback(
+                        error.__traceback__  # which tells what it waited for
+                    ) from None
             raise
         finally:
             del self._due[task]

@@ -76,7 +76,7 @@ async def test_a_dead_letter_is_read_from_its_stream_with_its_bytes_and_headers(
         "x-dead-letter-route": "sales",
         "x-dead-letter-stage": "refuse", "x-dead-letter-attempts": 1, "x-dead-letter-source": "orders",
         "x-dead-letter-group": "g", "x-dead-letter-stream": "orders", "x-dead-letter-offset": 0,
-        "x-dead-letter-event-id": "e1",
+        "x-dead-letter-event-id": "e1", "x-dead-letter-where": "mine.py:refuse",
     }  # fmt: skip
 
 

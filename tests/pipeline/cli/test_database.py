@@ -130,6 +130,23 @@ def test_a_dead_letter_is_shown_with_headers_and_json_body() -> None:
 
 
 @pytest.mark.usefixtures("database")
+def test_a_dead_letter_says_where_in_the_code_it_failed() -> None:
+    trace = 'Traceback (most recent call last):\n  File "orders.py", line 42, in check\nValueError: no \x1b[31m'
+    insert(letter(place="orders.py:check", traceback=trace), letter(offset=8))
+    shown = run("dead-letters", "show", "1").out
+    assert "\nwhere         orders.py:check\n" in shown
+    assert '\ntraceback       File "orders.py", line 42, in check\ntraceback     ValueError: no \\x1b[31m\n' in shown
+    as_json = run("dead-letters", "show", "1", "--json").json
+    assert (as_json["where"], as_json["traceback"]) == ("orders.py:check", trace)
+    nowhere = run("dead-letters", "show", "2")
+    assert "\nwhere         -\n" in nowhere.out
+    assert "traceback" not in nowhere.out
+    assert [row["where"] for row in run("dead-letters", "list", "--json").json["dead_letters"]] == [
+        None, "orders.py:check",
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("database")
 def test_a_body_that_is_no_text_is_shown_in_hex_and_given_as_base64() -> None:
     body = b"\xff\x00AMQP" + bytes(range(20))
     insert(letter(body=body))

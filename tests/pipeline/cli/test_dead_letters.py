@@ -42,6 +42,19 @@ def test_groups_show_failures_and_choose_their_dead_letters() -> None:
     assert run("dead-letters", "list", "--group", "aaaaaaaaaa", "--json").json["total"] == 2
 
 
+def test_groups_show_where_in_the_code_their_dead_letters_failed() -> None:
+    insert(
+        letter(offset=5, reason="no acme", fingerprint="cccccccccc", place="orders.py:check"),
+        letter(offset=6, reason="no bolt", fingerprint="cccccccccc", place="orders.py:check"),
+    )
+    groups = {group["id"]: group for group in run("dead-letters", "groups", "--json").json["groups"]}
+    assert (groups["cccccccccc"]["where"], groups["cccccccccc"]["reason"]) == ("orders.py:check", "no …")
+    assert groups["aaaaaaaaaa"]["where"] is None
+    _, *lines, _ = run("dead-letters", "groups").out.splitlines()
+    assert [line.split()[-3:] for line in lines if line.startswith("c")] == [["orders.py:check", "no", "…"]]
+    assert [line.split()[-3:] for line in lines if line.startswith("a")] == [["-", "no", "…"]]
+
+
 def test_times_are_moments_or_how_long_ago() -> None:
     assert run("dead-letters", "list", "--since", "1h", "--json").json["total"] == 1
     assert run("dead-letters", "list", "--until", (NOW - timedelta(hours=1)).isoformat(), "--json").json["total"] == 2

@@ -142,7 +142,7 @@ async def test_an_event_on_which_ten_workers_died_is_dead(db: Database, executor
     await run(db, executor_of, stage("s", handle), ids)
 
     assert handled == ["e2"]
-    assert [(letter.offset, letter.kind) for letter in await dead(db)] == [(1, "worker_lost")]
+    assert [(letter.offset, letter.kind, letter.place) for letter in await dead(db)] == [(1, "worker_lost", None)]
 
 
 async def test_each_asynchronous_stage_has_a_dead_letter_of_its_own(db: Database, executor_of: MakeExecutor) -> None:
@@ -264,4 +264,4 @@ async def test_an_event_whose_job_ends_without_success_leaves_a_dead_letter(
     monkeypatch.setattr("pipeline.jobs.stage_jobs.StageJobs.run_jobs", fail)
     await run(db, executor_of, stage("s", handle), [id_])
     assert await jobs(db) == {}
-    assert [(letter.offset, letter.kind) for letter in await dead(db)] == [(1, "job_failed")]
+    assert [(letter.offset, letter.kind, letter.place) for letter in await dead(db)] == [(1, "job_failed", None)]

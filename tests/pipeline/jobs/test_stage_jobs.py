@@ -76,6 +76,10 @@ async def test_a_failed_event_waits_in_the_database_and_is_dead_with_its_bytes_a
     )  # fmt: skip
     assert (letter.body, letter.event_id, letter.routing_key, letter.headers) == (b'{"n":7}', "e7", "a.b", {"h": 1})
     assert letter.first_at == NOON
+    assert (letter.place or "").rpartition("/")[
+        2
+    ] == f"test_stage_jobs.py:{handle.__qualname__.replace('.<locals>', '')}"
+    assert (letter.traceback or "").endswith("ValueError: no")
 
 
 async def test_the_log_tells_where_an_event_failed_that_has_a_single_try(
@@ -106,7 +110,9 @@ async def test_skip_reject_and_retry_mean_what_they_mean_in_a_runner(
 
     (row,) = (await jobs(db)).values()
     assert (row.id, row.failures, (row.due_at - moment.at).total_seconds()) == (ids[2], 1, 50.0)
-    assert [(letter.offset, letter.kind, letter.attempts) for letter in await dead(db)] == [(2, "not_found", 1)]
+    (letter,) = await dead(db)
+    assert (letter.offset, letter.kind, letter.attempts) == (2, "not_found", 1)
+    assert ((letter.place or "").endswith(".handle"), letter.traceback) == (True, None)
     assert await notes(db) == []
 
 

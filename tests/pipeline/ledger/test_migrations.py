@@ -30,7 +30,7 @@ down_revision = {down!r}
 def upgrade():
     {upgrade}
 """
-CORE = ["core 0001", "core 0002", "core 0003", "core 0004"]
+CORE = ["core 0001", "core 0002", "core 0003", "core 0004", "core 0005"]
 CREATE = 'op.create_table("plugin_things", sa.Column("id", sa.Integer, primary_key=True))'
 EXTEND = 'op.add_column("plugin_things", sa.Column("name", sa.String))'
 

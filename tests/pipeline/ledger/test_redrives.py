@@ -272,6 +272,7 @@ async def test_each_dead_letter_is_also_left_for_a_stream_with_its_bytes_and_why
         "x-dead-letter-route": "route-1", "x-dead-letter-stage": "workflow-control", "x-dead-letter-attempts": 1,
         "x-dead-letter-source": KEY.source, "x-dead-letter-group": KEY.group, "x-dead-letter-stream": KEY.stream,
         "x-dead-letter-offset": 3, "x-dead-letter-event-id": "e3", "x-dead-letter-at": NOON.isoformat(),
+        "x-dead-letter-where": "",
     }  # fmt: skip
     assert first.message_id != second.message_id
     assert third.headers["x-dead-letter-kind"] == "unwritable"
