@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.config.models import SourceTable
-from pipeline.connectors import Connector, MessageBatch
+from pipeline.connectors import BrokerRefused, Connector, MessageBatch
 from pipeline.dispatch.resume import Resume
 from pipeline.dispatch.source import Source
 from pipeline.errors import Fenced, Unavailable
@@ -101,6 +101,7 @@ class SourceSupervisor:
         self._stop = asyncio.Event()
         self._grace = 0.0
         self._reader_problem = ""
+        self._is_new = True  # it has neither read nor stood by: what the broker refuses ends the start
         self._told = ("starting", "")
         self._full_since: float | None = None
 
@@ -108,7 +109,8 @@ class SourceSupervisor:
         """Own the source whenever no other runner does, until `stop`.
 
         Raises:
-            BrokerRefused: The broker said no when it was first asked: no such stream, a refused login.
+            BrokerRefused: The broker said no when it was first asked: no such stream, a refused login. Not where it had
+                read or stood by before that.
         """
         while not self._stop.is_set():
             lease = await or_stop(self._prepare(), self._stop)
@@ -133,7 +135,9 @@ class SourceSupervisor:
                     await self._shared.connector.connect()
                     await self._shared.connector.create_stream(self._table.stream)
                 return await self._acquire()
-            except Unavailable as error:
+            except (BrokerRefused, Unavailable) as error:
+                if isinstance(error, BrokerRefused) and self._is_new:
+                    raise
                 failures += 1
                 self._tell("paused", str(error))
                 await asyncio.sleep(backoff(failures, 0.2, 5.0, jitter=0.2))
@@ -145,6 +149,7 @@ class SourceSupervisor:
         )
 
     def _standing_by(self, standing: Standing) -> None:
+        self._is_new = False
         self._tell("standby", f"runner {standing.owner} owns the source")
 
     # Owning
@@ -201,7 +206,7 @@ class SourceSupervisor:
         _log.info("source %s: reading stream %s as group %s", self.name, table.stream, table.group)
         subscriber = self._shared.broker.subscriber(
             table.stream, group=table.group, start=self._make_resume(lease, source).start, max_batch=table.batch,
-            on_state=self._reader_state, on_failure=end, persistent=False,
+            on_state=self._reader_state, on_failure=end, refuse_at_start=self._is_new, persistent=False,
         )  # fmt: skip
         subscriber(self._admission(source))
         return subscriber
@@ -255,6 +260,7 @@ class SourceSupervisor:
     # State, for people
 
     def _reader_state(self, state: StreamState) -> None:
+        self._is_new = self._is_new and state.status != "reading"
         self._reader_problem = state.reason if state.status in ("down", "refused", "stuck") else ""
         if self._reader_problem:
             self.stats.last_error = state.reason

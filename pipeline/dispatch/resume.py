@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import AsyncGenerator, Callable
+from datetime import UTC, datetime
+from typing import Final, cast
 
 from pipeline.config.models import SourceTable
-from pipeline.connectors import Connector, Start
+from pipeline.connectors import Connector, Message, MessageBatch, Start, StreamBounds
 from pipeline.dispatch.window import Window
 from pipeline.errors import Unavailable
 from pipeline.ledger.lease import Lease
@@ -16,6 +19,9 @@ from pipeline.ledger.units import Commit, Progress
 
 __all__ = ["Resume"]
 
+_MARGIN: Final = 10 * 60_000
+"""Milliseconds by which the clocks of a broker's nodes may differ, before and after a restore."""
+_ANSWER_SECONDS: Final = 30.0
 _log = logging.getLogger("pipeline.resume")
 
 
@@ -25,6 +31,10 @@ class Resume:
     A stream that was deleted and created anew has other chunks at the same offsets: its chunk timestamp at the last
     known offset tells. Then reading begins at the first message of the new incarnation, and a warning says so; the
     same where retention has cut the stream beyond the progress.
+
+    Where such a stream holds messages that are older than the progress, it is the same one and has lost its end, as by
+    a restore. Those are finished: reading goes on at the first of about the progress's time. It is a new incarnation
+    all the same, as other messages lie now at offsets that are finished, and must not get the ids of the old ones.
 
     Args:
         connector: Where the stream is.
@@ -60,7 +70,7 @@ class Resume:
             BrokerRefused: There is no such stream.
         """
         window = self._window
-        if window.last >= 0:
+        if window.last >= 0 or window.last_timestamp is not None:
             return await self._after(window.last, window.last_timestamp)
         if self._lease.started:
             return await self._from_the_beginning()
@@ -75,19 +85,47 @@ class Resume:
 
     async def _after(self, offset: int, timestamp: int | None) -> Start:
         stream = self._table.stream
-        there = await self._connector.timestamp_at(stream, offset)
-        if there is not None and timestamp in (None, there):
-            return Start("offset", offset + 1)
+        there = await self._connector.timestamp_at(stream, offset) if offset >= 0 else None
+        if await self._is_known(offset, timestamp, there):
+            return await self._unless_cut(offset, timestamp, Start("offset", offset + 1))
         bounds = await self._connector.bounds(stream)
         if there is None and bounds.first is not None and bounds.first > offset + 1:
             self._tell_lost(offset, bounds.first)
-            return Start("first")
-        if there is None and (bounds.first == offset + 1 or (timestamp is None and (bounds.last or -1) > offset)):
-            return Start("offset", offset + 1)  # all that retention removed was finished, or never held a message
-        if there is None and timestamp is not None and bounds.last is not None:
+            return await self._unless_cut(offset, timestamp, Start("first"))
+        is_trimmed = bounds.first == offset + 1 or (timestamp is None and (bounds.last or -1) > offset)
+        if there is None and offset >= 0 and is_trimmed:  # all that was removed was finished, or never held a message
+            return await self._unless_cut(offset, timestamp, Start("offset", offset + 1))
+        if timestamp is not None and bounds.last is not None and (there is None or bounds.last <= offset):
             await self._refuse_to_lag(bounds.last, offset, timestamp)
-        await self._begin_anew(stream)
-        return Start("first")
+        return await self._begin_anew(bounds, offset, timestamp)
+
+    async def _is_known(self, offset: int, timestamp: int | None, there: int | None) -> bool:
+        """Whether the chunk that the progress remembers is where it was: at its offset, or right behind it.
+
+        Behind it where nothing is finished yet (`Window.begin`), or the stream had lost its end.
+        """
+        if timestamp is None or there == timestamp:
+            return there is not None
+        return await self._connector.timestamp_at(self._table.stream, offset + 1) == timestamp
+
+    async def _unless_cut(self, offset: int, timestamp: int | None, start: Start) -> Start:
+        """Go on there; but where the stream has lost what is finished beyond it, other messages are to come there."""
+        ahead, newest = self._window.done_to_come
+        if not ahead or newest is None:
+            return start
+        stream, end = self._table.stream, ahead[-1][1]
+        there = await self._connector.timestamp_at(stream, end)
+        if there == newest:
+            return start
+        bounds = await self._connector.bounds(stream)
+        if bounds.last is None or bounds.first is None or bounds.first > end:
+            return start
+        if there is None:
+            await self._refuse_to_lag(bounds.last, end, newest)
+        found = await self._read_one(Start("time", newest - _MARGIN))
+        left = tuple((first, min(last, found.offset - 1)) for first, last in ahead if first < found.offset)
+        await self._go_on(Progress(offset, timestamp, left), end, newest, found)
+        return start
 
     def _lost_between(self, offset: int, first: int) -> int:
         """How many offsets between these two no earlier run has finished."""
@@ -121,13 +159,55 @@ class Resume:
                 "broker", f"stream {self._table.stream} ends at {last}, and this group has come to {offset}"
             )
 
-    async def _begin_anew(self, stream: str) -> None:
+    async def _begin_anew(self, bounds: StreamBounds, offset: int, timestamp: int | None) -> Start:
+        """Begin a new incarnation: at its first message, or behind what is left of the old one."""
+        stream = self._table.stream
+        found = (
+            await self._behind_what_is_left(timestamp) if bounds.last is not None and timestamp is not None else None
+        )
+        if found is not None and timestamp is not None:
+            await self._go_on(Progress(found.offset - 1, found.timestamp), offset, timestamp, found)
+            return Start("offset", found.offset)
         _log.warning("stream %s was deleted and created anew: reading it from its first message", stream)
+        await self._new_incarnation(Progress())
+        return Start("first")
+
+    async def _go_on(self, progress: Progress, offset: int, timestamp: int, found: Message) -> None:
+        """Begin a new incarnation of a stream that has lost its end, amid its messages, and say so."""
+        await self._new_incarnation(progress)
+        _log.warning(
+            "stream %s has lost its end, as one that was restored from a copy: this group had finished offset %d, "
+            "written at %s, and other messages lie there now. What lies from offset %d on, written at %s, is read as "
+            "new: it is the first since %d minutes before that time, and what was handled of those minutes may be "
+            "handled once more",
+            self._table.stream, offset, _time(timestamp), found.offset, _time(found.timestamp), _MARGIN // 60_000,
+        )  # fmt: skip
+
+    async def _new_incarnation(self, progress: Progress) -> None:
         # What is in flight belongs to the old incarnation: let it be committed before offsets begin again.
         await self._window.wait_idle()
-        await self._ledger.new_incarnation(self._lease)
-        self._window.reset(self._lease.progress)
+        await self._ledger.new_incarnation(self._lease, progress)
+        self._window.reset(progress)
         self._told_to = -1
+
+    async def _behind_what_is_left(self, timestamp: int) -> Message | None:
+        """Where to go on in a stream that has lost its end; None where all that it holds is newer than this."""
+        since = timestamp - _MARGIN
+        if (await self._read_one(Start("first"))).timestamp >= since:
+            return None
+        return await self._read_one(Start("time", since))
+
+    async def _read_one(self, start: Start) -> Message:
+        """The first message from there on. Raises `Unavailable` where none comes."""
+        table = self._table
+        batches = self._connector.read(table.stream, start, name=f"{table.group} resume", max_batch=1)
+        with contextlib.suppress(TimeoutError, StopAsyncIteration):
+            async with (
+                asyncio.timeout(_ANSWER_SECONDS),
+                contextlib.aclosing(cast("AsyncGenerator[MessageBatch, None]", batches)) as reading,
+            ):
+                return (await anext(reading))[0]
+        raise Unavailable("broker", f"stream {table.stream} delivers nothing from its {start.at} {start.value or ''}")
 
     async def _first_start(self) -> Start:
         table = self._table
@@ -157,3 +237,7 @@ class Resume:
         await self._ledger.commit(self._lease, Commit(end, {}))
         self._window.reset(end)
         return Start("offset", end.prefix + 1)
+
+
+def _time(timestamp: int) -> str:
+    return datetime.fromtimestamp(timestamp / 1000, UTC).isoformat(timespec="seconds")

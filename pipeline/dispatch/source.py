@@ -134,7 +134,7 @@ class Source:
         dedupe = self._dedupe
         seen = await dedupe.known(batch) if dedupe else set()
         if window.last < 0:
-            window.begin(batch[0].offset)
+            window.begin(batch[0].offset, batch[0].timestamp)
             self.committer.note_progress()
         may_be_done = window.may_be_done
         for message in batch:

@@ -54,6 +54,7 @@ class Window:
         self._prefix = progress.prefix
         self._timestamp = progress.timestamp
         self._done: tuple[Range, ...] = progress.ahead
+        self._done_newest = progress.newest
         self._starts = [first for first, _ in progress.ahead]
         self.last = progress.prefix
         self.last_timestamp = progress.timestamp
@@ -98,6 +99,11 @@ class Window:
         """Whether an earlier run finished any message that is still to come."""
         return bool(self._done)
 
+    @property
+    def done_to_come(self) -> tuple[tuple[Range, ...], int | None]:
+        """What an earlier run finished, and this one has not met again yet; and when the last of it was written."""
+        return tuple(self._done_to_come()), self._done_newest
+
     def is_done(self, offset: int) -> bool:
         """Whether an earlier run finished this message, beyond its prefix."""
         if not self._done:
@@ -105,9 +111,12 @@ class Window:
         place = bisect_right(self._starts, offset) - 1
         return place >= 0 and offset <= self._done[place][1]
 
-    def begin(self, offset: int) -> None:
-        """Count what lies before the first message as done: a restart must not go back to what the start left out."""
-        self._prefix = offset - 1
+    def begin(self, offset: int, timestamp: int) -> None:
+        """Count what lies before the first message as done: a restart must not go back to what the start left out.
+
+        The time is that of the first message itself: a restart knows the stream by it as long as that is not finished.
+        """
+        self._prefix, self._timestamp = offset - 1, timestamp
 
     def admit(self, flight: Flight) -> None:
         """Take a message in; offsets only rise."""
@@ -143,8 +152,10 @@ class Window:
             flight.finished = True
         if self._pass_finished() < len(flights):  # the others lie beyond one that is not finished
             self._compact()
-        ranges = [(item.first, item.last) for item in self._items if type(item) is _Closed] if self._ahead else []
-        return Progress(self._prefix, self._timestamp, (*ranges, *self._done_to_come()))
+        closed = [item for item in self._items if type(item) is _Closed] if self._ahead else []
+        ranges, to_come = [(item.first, item.last) for item in closed], self._done_to_come()
+        newest = self._done_newest if to_come else closed[-1].timestamp if closed else None
+        return Progress(self._prefix, self._timestamp, (*ranges, *to_come), newest)
 
     def committed(self, flights: Collection[Flight]) -> None:
         """Say that these flights are committed, and make room."""

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-import orjson
 from sqlalchemy import RowMapping, Update, bindparam, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -91,8 +90,12 @@ class Ledger:
                 .values(owner=None, beat=ProgressRow.beat + 1, updated_at=utcnow())
             )
 
-    async def new_incarnation(self, lease: Lease) -> None:
-        """Begin again at the first message: the stream was deleted and created anew, so its old offsets mean nothing.
+    async def new_incarnation(self, lease: Lease, progress: Progress) -> None:
+        """Begin again: the stream was deleted and created anew, or has lost its end, so its old offsets mean nothing.
+
+        Args:
+            lease: The ownership of the source.
+            progress: Where the new incarnation begins.
 
         Raises:
             Fenced: Another runner has taken over.
@@ -100,13 +103,13 @@ class Ledger:
         began, following = time.monotonic(), lease.incarnation + 1
         reset = update(ProgressRow).where(held(lease), col(ProgressRow.incarnation) <= following)
         reset = reset.values(
-            incarnation=following, prefix=-1, chunk_timestamp=None, ahead="[]", token=f"incarnation {following}",
-            beat=ProgressRow.beat + 1, updated_at=utcnow(),
+            incarnation=following, prefix=progress.prefix, chunk_timestamp=progress.timestamp,
+            ahead=progress.ahead_text, token=f"incarnation {following}", beat=ProgressRow.beat + 1, updated_at=utcnow(),
         )  # fmt: skip
         async with self.database.write() as connection:
             if (await connection.execute(reset)).rowcount == 0:
                 raise fenced(lease)
-        lease.incarnation, lease.progress, lease.started, lease.renewed_at = following, Progress(), True, began
+        lease.incarnation, lease.progress, lease.started, lease.renewed_at = following, progress, True, began
 
     # --- the commit
 
@@ -187,8 +190,7 @@ class Ledger:
 
 
 def _progress_of(row: RowMapping) -> Progress:
-    ahead = tuple((first, last) for first, last in orjson.loads(row["ahead"]))
-    return Progress(row["prefix"], row["chunk_timestamp"], ahead)
+    return Progress.stored(row["prefix"], row["chunk_timestamp"], row["ahead"])
 
 
 def _move_statement() -> Update:
@@ -223,7 +225,7 @@ def _move_parameters(lease: Lease, commit: Commit, at: datetime) -> dict[str, An
         "at_epoch": lease.epoch,
         "new_prefix": progress.prefix,
         "new_timestamp": progress.timestamp,
-        "new_ahead": orjson.dumps(progress.ahead).decode(),
+        "new_ahead": progress.ahead_text,
         "new_token": commit.token,
         "now": at,
     }

@@ -38,9 +38,10 @@ class ProgressRow(LedgerModel, table=True):
         stream: The stream.
         source: The source's name in `pipeline.toml`, for people.
         prefix: Every message up to this offset is finished; -1 before the first.
-        chunk_timestamp: The timestamp of the message at `prefix`, in milliseconds.
-        incarnation: Counts how often the stream was deleted and created anew.
-        ahead: Finished ranges beyond the prefix, as JSON: ``[[first, last], …]``.
+        chunk_timestamp: The timestamp of the message at `prefix`, in milliseconds; of the one behind it where none is
+            finished yet.
+        incarnation: Counts how often the stream was deleted and created anew, or lost its end.
+        ahead: Finished ranges beyond the prefix, as JSON: ``[[first, last], …, [first, last, timestamp of the last]]``.
         handled: Messages that ended as handled, since the beginning; likewise the three after it.
         owner: The runner that reads this source now; None where none does.
         epoch: Counts the owners; each commit is conditional on it.

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
+import orjson
+
 from pipeline.connectors import Message
 from pipeline.events import Outcome
 from pipeline.where import Where
@@ -180,13 +182,30 @@ class Progress:
 
     Attributes:
         prefix: Every message up to this offset is finished; -1 before the first.
-        timestamp: The chunk timestamp of the message at `prefix`, in milliseconds; None before the first.
+        timestamp: The chunk timestamp of the message at `prefix`, in milliseconds; of the one behind it where none is
+            finished yet, in the stream or since it lost its end; None before the first has come.
         ahead: Finished ranges beyond the prefix, in order.
+        newest: The chunk timestamp of the last message of `ahead`; None where there is none, or it is not known.
     """
 
     prefix: int = -1
     timestamp: int | None = None
     ahead: tuple[Range, ...] = ()
+    newest: int | None = None
+
+    @classmethod
+    def stored(cls, prefix: int, timestamp: int | None, ahead: str) -> Progress:
+        """The progress that a row holds."""
+        ranges: list[list[int]] = orjson.loads(ahead)
+        newest = ranges[-1][2] if ranges and len(ranges[-1]) > 2 else None
+        return cls(prefix, timestamp, tuple((first, last) for first, last, *_ in ranges), newest)
+
+    @property
+    def ahead_text(self) -> str:
+        """`ahead` as a row holds it, with `newest` in its last range."""
+        if not self.ahead or self.newest is None:
+            return orjson.dumps(self.ahead).decode()
+        return orjson.dumps((*self.ahead[:-1], (*self.ahead[-1], self.newest))).decode()
 
 
 class Overtaking(NamedTuple):

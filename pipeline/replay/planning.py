@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-import orjson
-
 from pipeline.config.load import Loaded
 from pipeline.connectors import Connector
 from pipeline.errors import PipelineError, UserError
@@ -87,7 +85,7 @@ async def plan_replay(loaded: Loaded, plugins: Plugins, request: ReplayRequest, 
 
     Raises:
         UserError: The request is wrong, a replay of this name was asked for something else, or the stream was deleted
-            and created anew since it began.
+            and created anew, or has lost its end, since it began.
         Unavailable: The broker can't be reached; or the database, but for a dry run.
     """
     choice = choose(loaded, request)
@@ -126,7 +124,8 @@ def _resumed(choice: Choice, record: ReplayRecord, incarnation: int) -> Plan:
         )
     if row.incarnation != incarnation and row.finished_at is None:
         raise UserError(
-            f"stream {row.stream} was deleted and created anew since the replay {row.name!r} began: its range is gone"
+            f"stream {row.stream} was deleted and created anew, or has lost its end, since the replay {row.name!r} "
+            "began: its range is gone"
         )
     done = progress_of(record) if progress is not None and progress.token is not None else None
     return Plan(choice, row.first, row.last, row.incarnation, "", done, row.finished_at)
@@ -143,8 +142,7 @@ def progress_of(record: ReplayRecord) -> Progress:
     row = record.progress
     if row is None:
         return Progress()
-    ahead = tuple((begin, end) for begin, end in orjson.loads(row.ahead))
-    return Progress(row.prefix, row.chunk_timestamp, ahead)
+    return Progress.stored(row.prefix, row.chunk_timestamp, row.ahead)
 
 
 def _words(asked: Mapping[str, object]) -> str:

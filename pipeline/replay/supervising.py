@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import NoReturn
 
 from pipeline.config.models import SourceTable
-from pipeline.connectors import Connector, MessageBatch, Start
+from pipeline.connectors import Connector, Message, MessageBatch, Start, StreamBounds
 from pipeline.dispatch.resume import Resume
 from pipeline.dispatch.source import Source
 from pipeline.dispatch.window import Window
@@ -17,7 +17,7 @@ from pipeline.ledger.lease import Lease, Leases, Standing, acquire
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.owner import is_gone
 from pipeline.ledger.replay_table import ReplayRow
-from pipeline.ledger.units import SourceKey
+from pipeline.ledger.units import Progress, SourceKey
 from pipeline.replay.pace import Pace
 from pipeline.replay.tally import Tally
 from pipeline.stages import Stage
@@ -183,8 +183,18 @@ class _RangeResume(Resume):
             self._tell_lost(replay.first - 1, bounds.first)
         return Start("offset", replay.first)
 
-    async def _begin_anew(self, stream: str) -> None:
-        raise UserError(f"stream {stream} was deleted and created anew: the replay's range is gone")
+    async def _begin_anew(self, bounds: StreamBounds, offset: int, timestamp: int | None) -> NoReturn:
+        # Where the stream has lost its end, what is left of the range lay there: it is beyond the progress.
+        await self._new_incarnation(Progress())
+
+    async def _go_on(self, progress: Progress, offset: int, timestamp: int, found: Message) -> NoReturn:
+        await self._new_incarnation(progress)
+
+    async def _new_incarnation(self, progress: Progress) -> NoReturn:
+        raise UserError(
+            f"stream {self._replay.stream} was deleted and created anew, or has lost its end: what is left of the "
+            "replay's range is gone"
+        )
 
 
 async def acquire_alone(ledger: Leases, key: SourceKey, owner: str) -> Lease:

@@ -17,8 +17,10 @@ from pipeline.errors import Fenced, Unavailable
 from pipeline.events import Event
 from pipeline.handlers import Context
 from pipeline.ledger.database import Database
+from pipeline.ledger.lease import Lease, acquire
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.migrations import migrate
+from pipeline.ledger.units import SourceKey
 from pipeline.routing import Router
 from pipeline.stats import SourceStats
 from pipeline.streams.broker import StreamBroker
@@ -50,7 +52,7 @@ async def nothing(event: Event[Any], context: Context) -> None:
 
 
 @asynccontextmanager
-async def site(folder: Path, handle: Handle = nothing, **source: Any) -> AsyncIterator[Site]:
+async def site(folder: Path, handle: Handle = nothing, *, creates: bool = False, **source: Any) -> AsyncIterator[Site]:
     connector = MemoryConnector("memory://supervisor", MemoryStore())
     await connector.connect()
     await connector.create_stream("st")
@@ -59,7 +61,7 @@ async def site(folder: Path, handle: Handle = nothing, **source: Any) -> AsyncIt
     ledger, table = Ledger(database), SourceTable(stream="st", group="g", **{"dedupe": False, **source})
     broker = StreamBroker(connector)
     await broker.connect()
-    shared = Shared("one", broker, connector, ledger, False, Router([route(["x"])]), {}, "p")
+    shared = Shared("one", broker, connector, ledger, creates, Router([route(["x"])]), {}, "p")
     made = Site(SourceSupervisor("s", table, {"x": stage("x", handle)}, shared, SourceStats("s")), connector, ledger)
     try:
         yield made
@@ -132,6 +134,46 @@ async def test_a_source_whose_stream_can_t_be_read_on_says_so_until_it_is_mended
         mended.set()
         await eventually(lambda: s.stats.processed == 1)
         assert (s.stats.state, s.stats.reason) == ("running", "")
+
+
+async def test_who_stood_by_waits_for_a_stream_that_is_gone_when_its_turn_comes(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    await migrate(database)
+    other = await acquire(Ledger(database), SourceKey("s", "g", "st"), "two")
+    async with site(tmp_path) as s:
+        await eventually(lambda: s.stats.state == "standby")
+        s.connector.store.delete("st")
+        await s.ledger.release(other)
+        await eventually(lambda: s.stats.state == "paused" or s.running.done())
+        assert "'st'" in s.stats.reason
+        s.connector.store.create("st")
+        await s.publish(3)
+        await eventually(lambda: s.stats.processed == 3)
+    await database.close()
+
+
+@pytest.mark.parametrize("creates", [False, True])
+async def test_who_was_replaced_after_reading_waits_for_a_broker_that_says_no_when_it_owns_the_source_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, creates: bool
+) -> None:
+    faster(monkeypatch, _RENEW_SECONDS=0.02)
+    async with site(tmp_path, creates=creates) as s:
+        await s.publish(2)
+        await eventually(lambda: s.stats.processed == 2)
+        renew = s.ledger.renew
+
+        async def lose_it(lease: Lease) -> None:
+            monkeypatch.setattr(s.ledger, "renew", renew)
+            for question in ("bounds", "create_stream"):
+                monkeypatch.setattr(MemoryConnector, question, failing(BrokerRefused("not today")))
+            await s.ledger.release(lease)
+            raise Fenced("another runner has taken over")
+
+        monkeypatch.setattr(s.ledger, "renew", lose_it)
+        await eventually(lambda: s.stats.reason == "not today" or s.running.done())
+        assert s.stats.state == "paused"
+        await s.stop()
+        assert s.running.exception() is None
 
 
 async def test_the_lease_is_given_back_also_where_the_stream_is_gone(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from pipeline_plugins.rabbitmq_streams.reader import Subscription
 from pipeline_plugins.rabbitmq_streams.refusals import OK, explain, lost
 from pipeline_plugins.rabbitmq_streams.url import Address, Node
 
-__all__ = ["any_link", "link_for_publishing", "subscribe", "why_it_moved"]
+__all__ = ["any_link", "link_for_publishing", "link_to_leader", "subscribe", "why_it_moved"]
 
 _log = logging.getLogger(__name__)
 _ATTEMPTS: Final = 10
@@ -135,6 +135,35 @@ async def link_for_publishing(address: Address, label: str, stream: str) -> Link
         return link
     await link.close()
     return direct
+
+
+async def link_to_leader(address: Address, label: str, stream: str) -> Link:
+    """A link to the node that leads the stream, and to no other: only the leader knows what the stream holds.
+
+    A stream that has no replicas is told of by any node as its leader tells, whatever addresses they advertise.
+
+    Raises:
+        Unavailable: It can't be reached, or the stream has no leader now.
+        BrokerRefused: There is no such stream, or the login is refused.
+    """
+    for _ in range(_ATTEMPTS):
+        link = await any_link(address, label)
+        try:
+            topology = await _topology(link, stream)
+        except BaseException:
+            await link.close()
+            raise
+        if topology.leader is not None and (not topology.replicas or topology.leader == _advertised(link)):
+            return link
+        await link.close()
+        if topology.leader is None:
+            raise lost(address, f"the stream {stream!r} has no leader now")
+        if not address.load_balancer:
+            try:
+                return await Link.open(address, label, topology.leader)
+            except (Unavailable, BrokerRefused) as error:
+                raise lost(address, f"the leader of {stream!r} can't be reached: {error}") from error
+    raise lost(address, f"the load balancer came to no node that leads {stream!r} now")
 
 
 async def why_it_moved(link: Link, stream: str) -> Unavailable | BrokerRefused:

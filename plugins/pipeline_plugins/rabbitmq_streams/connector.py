@@ -209,9 +209,9 @@ class RabbitMQStreamsConnector(Connector):
 
     async def _leaders_stats(self, stream: str) -> dict[str, int]:
         """What the stream's leader tells: a replica that has just been added is empty, whatever the stream holds."""
-        from pipeline_plugins.rabbitmq_streams.cluster import link_for_publishing
+        from pipeline_plugins.rabbitmq_streams.cluster import link_to_leader
 
-        link = await link_for_publishing(self.address, "pipeline bounds", stream)
+        link = await link_to_leader(self.address, "pipeline bounds", stream)
         try:
             return await link.stats(stream)
         finally:

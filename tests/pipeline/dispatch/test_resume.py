@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.config.models import Policy, SourceTable
-from pipeline.connectors import Outgoing, Start
+from pipeline.connectors import Message, Outgoing, Start
 from pipeline.dispatch.resume import Resume
 from pipeline.errors import Unavailable
 from pipeline.events import Event
@@ -35,6 +35,11 @@ async def stream(messages: int, store: MemoryStore | None = None) -> MemoryConne
 def resume_of(pipe: Bench, connector: MemoryConnector, **source: Any) -> Resume:
     table = SourceTable(stream="st", group="g", **source)
     return Resume(connector, pipe.ledger, pipe.lease, pipe.source.window, table)
+
+
+def numbered(message: Message) -> Message:
+    """The message with a key of its own."""
+    return Message(message.offset, message.timestamp, b'{"k": %d}' % message.offset, message.routing_key)
 
 
 async def test_a_connection_lost_before_the_first_message_does_not_make_next_the_first(tmp_path: Path) -> None:
@@ -67,7 +72,7 @@ async def test_a_stuck_first_message_does_not_take_a_restart_back_to_what_was_be
             await asyncio.Event().wait()
 
     async with bench(tmp_path, [stage("x", handle, Policy(timeout=None))]) as pipe:
-        await pipe.feed(*(message(offset, {"k": offset}) for offset in range(100, 105)))
+        await pipe.feed(*(numbered(message) for message in connector.store.log("st").messages[100:105]))
         await pipe.settle(4)
         assert (pipe.lease.progress.prefix, pipe.lease.progress.ahead) == (99, ((101, 104),))
     async with bench(tmp_path, [stage("x", nothing)]) as pipe:
@@ -95,6 +100,75 @@ async def test_a_stream_created_anew_is_read_from_its_first_message_by_a_group_t
     async with bench(tmp_path, [stage("x", nothing)]) as pipe:
         assert await resume_of(pipe, connector, start="next").start() == Start("first")
         assert pipe.lease.incarnation == 1
+
+
+@pytest.mark.parametrize("first", [0, 3])
+async def test_a_stream_created_anew_is_noticed_also_where_its_very_first_message_was_stuck(
+    tmp_path: Path, first: int
+) -> None:
+    connector = await stream(10)
+
+    async def handle(event: Event[Any], context: Context) -> None:
+        if event.offset == first:
+            await asyncio.Event().wait()
+
+    async with bench(tmp_path, [stage("x", handle, Policy(timeout=None))]) as pipe:
+        await pipe.feed(*(numbered(message) for message in connector.store.log("st").messages[first:]))
+        await pipe.settle(9 - first)
+        assert (pipe.lease.progress.prefix, pipe.lease.progress.ahead) == (first - 1, ((first + 1, 9),))
+    async with bench(tmp_path, [stage("x", nothing)]) as pipe:
+        assert await resume_of(pipe, connector, start=first).start() == Start("offset", first)
+        assert pipe.lease.incarnation == 0
+    connector.store.delete("st")
+    time.sleep(0.002)
+    await stream(10, connector.store)
+    async with bench(tmp_path, [stage("x", nothing)]) as pipe:
+        assert await resume_of(pipe, connector, start=first).start() == Start("first")
+        assert (pipe.lease.incarnation, pipe.lease.progress.ahead) == (1, ())
+        await pipe.source.admit(list(connector.store.log("st").messages))
+        await pipe.settle(10)
+
+
+@pytest.mark.parametrize("first", [0, 3])
+async def test_what_retention_removed_of_a_stream_whose_first_message_was_stuck_is_told(
+    tmp_path: Path, first: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    connector = await stream(10)
+
+    async def stuck(event: Event[Any], context: Context) -> None:
+        await asyncio.Event().wait()
+
+    async with bench(tmp_path, [stage("x", stuck, Policy(timeout=None))]) as pipe:
+        await pipe.source.admit(list(connector.store.log("st").messages[first:]))
+        await eventually(lambda: pipe.lease.started)
+    connector.store.trim("st", 7)
+    async with bench(tmp_path, [stage("x", nothing)]) as pipe:
+        assert await resume_of(pipe, connector).start() == Start("first")
+        assert pipe.lease.incarnation == 0
+    assert f"{7 - first} offsets between were removed" in caplog.text
+
+
+async def test_a_replica_that_does_not_hold_the_stuck_first_message_yet_is_waited_for(tmp_path: Path) -> None:
+    connector = await stream(3)
+    time.sleep(0.002)
+    await connector.publish("st", [Outgoing(b"{}", "a.b", "later")])
+
+    async def stuck(event: Event[Any], context: Context) -> None:
+        await asyncio.Event().wait()
+
+    log = connector.store.log("st")
+    async with bench(tmp_path, [stage("x", stuck, Policy(timeout=None))]) as pipe:
+        await pipe.source.admit(list(log.messages[3:]))
+        await eventually(lambda: pipe.lease.started)
+        behind = log.messages.pop()
+        log.next = 3
+    async with bench(tmp_path, [stage("x", nothing)]) as pipe:
+        with pytest.raises(Unavailable, match="ends at 2"):
+            await resume_of(pipe, connector, start=3).start()
+        log.messages.append(behind)
+        log.next = 4
+        assert await resume_of(pipe, connector, start=3).start() == Start("offset", 3)
+        assert pipe.lease.incarnation == 0
 
 
 async def test_a_replica_that_lags_behind_is_waited_for_and_not_taken_for_a_new_stream(tmp_path: Path) -> None:

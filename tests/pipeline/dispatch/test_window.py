@@ -40,14 +40,14 @@ def test_finished_messages_at_the_front_move_the_prefix() -> None:
 def test_a_finished_message_beyond_an_unfinished_one_is_ahead() -> None:
     window = make()
     flights = admit(window, 0, 1, 2)
-    assert window.progress([flights[1]]) == Progress(-1, None, ((1, 1),))
+    assert window.progress([flights[1]]) == Progress(-1, None, ((1, 1),), 1001)
 
 
 def test_neighbours_ahead_become_one_range_and_gaps_in_offsets_do_not_split_it() -> None:
     window = make()
     flights = admit(window, 0, 5, 6, 9, 12)
     window.progress([flights[1], flights[3]])
-    assert window.progress([flights[2]]) == Progress(-1, None, ((5, 9),))
+    assert window.progress([flights[2]]) == Progress(-1, None, ((5, 9),), 1009)
 
 
 def test_what_is_ahead_joins_the_prefix_when_the_stuck_one_finishes() -> None:
@@ -69,10 +69,10 @@ def test_a_restart_passes_over_what_was_ahead_and_keeps_it_until_it_is_met() -> 
 
 
 def test_half_met_ranges_keep_their_rest() -> None:
-    window = make(Progress(9, 1009, ((11, 15),)))
+    window = make(Progress(9, 1009, ((11, 15),), 1015))
     flights = admit(window, 10)
     window.admit_done(11, 1011)
-    assert window.progress(flights) == Progress(11, 1011, ((12, 15),))
+    assert window.progress(flights) == Progress(11, 1011, ((12, 15),), 1015)
 
 
 def test_whatever_the_order_of_finishing_progress_covers_just_the_finished() -> None:
@@ -214,4 +214,4 @@ async def test_what_an_earlier_run_finished_is_one_range_however_long_it_is() ->
         window.admit_done(offset, 6)
     window.admitted()
     assert len(window._items) == 2
-    assert window.progress() == Progress(0, 5, ((2, 10_001),))
+    assert window.progress() == Progress(0, 5, ((2, 10_001),), 6)

@@ -82,7 +82,7 @@ async def test_a_fenced_runner_can_neither_renew_nor_release(ledger: Ledger, lea
     with pytest.raises(Fenced):
         await ledger.renew(lease)
     with pytest.raises(Fenced):
-        await ledger.new_incarnation(lease)
+        await ledger.new_incarnation(lease, Progress())
     await ledger.release(lease)
 
     await ledger.renew(taken)
@@ -105,17 +105,27 @@ async def test_a_commit_is_a_beat(ledger: Ledger, lease: Lease) -> None:
 
 
 async def test_the_next_owner_goes_on_where_the_last_one_committed(ledger: Ledger, lease: Lease) -> None:
-    await ledger.commit(lease, Commit(Progress(41, 7, ((50, 60),)), {}))
+    await ledger.commit(lease, Commit(Progress(41, 7, ((50, 60),), 9), {}))
 
     taken = await taken_over(ledger, lease)
 
-    assert taken.progress == Progress(41, 7, ((50, 60),))
+    assert taken.progress == Progress(41, 7, ((50, 60),), 9)
+
+
+async def test_a_new_incarnation_may_begin_amid_the_stream(ledger: Ledger, lease: Lease, db: Database) -> None:
+    await ledger.commit(lease, Commit(Progress(41, 7, ((50, 60), (70, 80)), 9), {}))
+    begins = Progress(41, 7, ((50, 55),))
+    await ledger.new_incarnation(lease, begins)
+    assert (lease.incarnation, lease.progress) == (1, begins)
+    await ledger.release(lease)
+    taken = await acquire(ledger, lease.key, "two")
+    assert (taken.incarnation, taken.progress) == (1, begins)
 
 
 async def test_a_new_incarnation_begins_before_the_first_message(ledger: Ledger, lease: Lease, db: Database) -> None:
     await ledger.commit(lease, Commit(Progress(41, 7, ((50, 60),)), {}))
 
-    await ledger.new_incarnation(lease)
+    await ledger.new_incarnation(lease, Progress())
 
     assert (lease.incarnation, lease.progress, lease.started) == (1, Progress(), True)
     await ledger.commit(lease, Commit(Progress(0, 9), {}))

@@ -313,6 +313,22 @@ async def test_a_stream_that_was_created_anew_ends_a_replay(site: Site) -> None:
         await site.run(name="x", routes=["orders"])
 
 
+async def test_a_replay_whose_stream_has_lost_the_rest_of_the_range_is_over(site: Site) -> None:
+    site.publish(*orders(40, sleep=0.01))
+    async with site.replay(name="x", routes=["orders"]) as replay:
+        await eventually(lambda: replay.progress().processed > 3)
+        await replay.stop()
+    before = len(site.seen)
+    log = site.connector.store.log("st")
+    del log.messages[1:]
+    log.next = 1
+    site.began += 90 * 60_000
+    site.publish(*orders(40))
+    with pytest.raises(UserError, match="has lost its end: what is left of the replay's range is gone"):
+        await site.run(name="x", routes=["orders"])
+    assert len(site.seen) == before
+
+
 async def test_what_is_forgotten_begins_anew(site: Site) -> None:
     site.publish(*orders(2), ("order.paid", {"n": 666}))
     replay = site.replay(name="x", routes=["orders"])

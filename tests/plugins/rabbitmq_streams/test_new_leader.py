@@ -52,7 +52,7 @@ class Cluster:
         monkeypatch.setattr(self.connector, "_control", self._control)
         rooms = "pipeline_plugins.rabbitmq_streams"
         monkeypatch.setattr(f"{rooms}.cluster.subscribe", self._subscribe)
-        monkeypatch.setattr(f"{rooms}.cluster.link_for_publishing", self._link_to_leader)
+        monkeypatch.setattr(f"{rooms}.cluster.link_to_leader", self._link_to_leader)
         monkeypatch.setattr(f"{rooms}.connector._PEEK_SECONDS", 0.01)
         monkeypatch.setattr(f"{rooms}.connector._AT_HAND_SECONDS", 0.001)
 
