@@ -69,6 +69,8 @@ def _schema(file: Path) -> dict[str, Any]:
 def _report(file: Path) -> tuple[Report, Opened | None]:
     """The static report, with what is wrong with plugins first; and the opened file, where all is well."""
     from pipeline.check import Report, check
+    from pipeline.config.document import read
+    from pipeline.config.environment import Environment
     from pipeline.config.load import load
     from pipeline.errors import ConfigError, PluginError, Problem
     from pipeline.plugins import load_plugins
@@ -79,7 +81,8 @@ def _report(file: Path) -> tuple[Report, Opened | None]:
     except ConfigError as error:  # no TOML: nothing else can be known
         return Report(str(file), error.problems), None
     except PluginError as error:
-        problems.append(Problem(str(error), "pipeline.handlers", str(file)))
+        line = read(file, Environment(os.environ)).problems.positions.line(("pipeline", "handlers"))
+        problems.append(Problem(str(error), "pipeline.handlers", str(file), line))
         plugins = load_plugins()
     problems += [Problem(str(plugin.error)) for plugin in plugins.broken]
     try:

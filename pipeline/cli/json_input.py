@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import isfinite
 from typing import Any
 
 from pipeline.errors import UserError
@@ -18,10 +19,11 @@ def parse_object(text: str | bytes, what: str) -> dict[str, Any]:
         what: What it is, for the message: ``JSON``, ``events.jsonl:12``.
 
     Raises:
-        UserError: It is not JSON, not an object, or an object in it has a key twice, of which one value would be lost.
+        UserError: It is not JSON, not an object, or would lose a value: an object in it has a key twice, or a number is
+            too great.
     """
     try:
-        value = json.loads(text, parse_constant=_refuse, object_pairs_hook=_object)
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
         raise UserError(f"{what}: not JSON: {error.msg} at {line}column {error.colno}") from None
@@ -51,6 +53,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not isfinite(value):  # it would be published as null
+        raise ValueError(f"the number {text[:40]} is too great")
+    return value
 
 
 def _kind(value: object) -> str:

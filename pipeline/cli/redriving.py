@@ -54,7 +54,7 @@ _FAILURES = ("failed", "dead", "refused")
 _PATIENCE = 20
 """Looks without an end after which it is said what is waited for."""
 _AWAITED = {
-    "waiting": "their runner: 'pipeline stats' shows whether it runs",
+    "waiting": "their runner: 'pipeline stats' shows whether it runs, or why it is paused",
     "left": "workers to run what was left as jobs: 'pipeline queues' shows how they get on",
 }
 """Outcomes that are none yet, and whom they wait for."""

@@ -91,11 +91,9 @@ def jobs(
     _known("jobs", found, _QUEUE_SCHEMES, problems)
     if (declared or needed) and not _installed("arq"):
         problems.add(("jobs", "url"), "a queue in Redis needs arq: install pipeline-runner[jobs]")
-    try:
-        _ = urlsplit(found.url or "").port
-    except ValueError:  # whose words may hold a part of the password
+    if wrong := _unlike_redis(found.url or ""):
         advice = "a password's '#', '/', '?' and '@' must be percent-encoded"
-        problems.add(("jobs", "url"), f"it is no URL of Redis: its host or port can't be read; {advice}")
+        problems.add(("jobs", "url"), f"it is no URL of Redis: {wrong}; {advice}")
     return found
 
 
@@ -140,6 +138,21 @@ def _redis_parts(environment: Environment, problems: Problems) -> Endpoint | Non
         f"{scheme}://{login}{address}:{given.get('REDIS_PORT', '6379')}/{given.get('REDIS_DB', '0')}",
         f"environment {', '.join(map(environment.named, given))}",
     )
+
+
+def _unlike_redis(url: str) -> str | None:
+    """What redis-py would complain of with words that may hold a part of the password, or would silently leave out."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return "its host or port can't be read"
+    if parts.scheme not in ("redis", "rediss"):
+        return None
+    if not url.lower().startswith(f"{parts.scheme}://"):
+        return f"'//' and the host are missing, as in {parts.scheme}://localhost:6379/0"
+    database = parts.path.strip("/")
+    return None if not database or database.isdecimal() else "what follows the host is no number of a database"
 
 
 def _installed(module: str) -> bool:

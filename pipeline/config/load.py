@@ -173,7 +173,10 @@ def load(
         problems.warn((), message)
     for name, message in environment.errors.items():
         if not any(message in known.message for known in problems.errors):
-            problems.add(("database", "url") if name == _DATABASE_VARIABLE else (), message)
+            is_database = name == _DATABASE_VARIABLE
+            if is_database:  # which was taken for one that is set nowhere
+                problems.outside["database", "url"] = f"environment {environment.named(name)}"
+            problems.add(("database", "url") if is_database else (), message)
     found = problems.in_order(problems.errors)
     if any(not needed or _concerns(problem, needed) for problem in found):
         raise ConfigError(found)

@@ -210,7 +210,7 @@ def test_a_redrive_is_waited_for_until_its_job_has_ended_and_for_whom_is_said(mo
 
     assert (done.code, done.out.splitlines()[-1]) == (1, "1 failed")
     assert done.err.splitlines() == [
-        "waiting for their runner: 'pipeline stats' shows whether it runs; Ctrl-C ends only this",
+        "waiting for their runner: 'pipeline stats' shows whether it runs, or why it is paused; Ctrl-C ends only this",
         "waiting for workers to run what was left as jobs: 'pipeline queues' shows how they get on; "
         "Ctrl-C ends only this",
     ]

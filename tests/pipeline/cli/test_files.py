@@ -262,3 +262,10 @@ def test_the_schema_takes_async_queues_and_their_keys() -> None:
     for wrong in ("attempts = 0", "atempts = 1"):
         assert not fits(tomllib.loads(ASYNC.replace("attempts = 2", wrong)))
     assert not fits(tomllib.loads(ASYNC.replace("async = true", "async = 5")))
+
+
+def test_a_folder_of_handlers_that_is_missing_is_told_with_its_line() -> None:
+    write(HELLO.replace("[source", 'handlers = ["./nosuch.d"]\n[source', 1))
+    done = run("check")
+    assert done.code == 1
+    assert "pipeline.toml:5: pipeline.handlers: local handlers 'nosuch.d': there is no such folder" in done.err

@@ -76,6 +76,7 @@ def test_the_data_may_come_from_standard_input() -> None:
         ("[1]", "this is a list"),
         ("null", "this is null"),
         ('{"a": NaN}', "NaN is no JSON number"),
+        ('{"a": [-1e400]}', "the number -1e400 is too great"),
         ('{"a": "\\ud800"}', "can't be published"),
         ("[" * 100_000, "not JSON"),
         ('{"a": 1, "a": 2}', "JSON: an object has the key 'a' twice"),

@@ -74,6 +74,8 @@ def test_a_mounted_file_that_cannot_be_read_is_an_error_and_never_an_empty_secre
     assert message.startswith(f"GROUP_FILE names {missing!r}, which can't be read: No such file or directory")
     _, _, message = folder.only_problem(SOUND, RABBITMQ_HOST="h", RABBITMQ_PASS_FILE=missing)
     assert message == f"RABBITMQ_PASS_FILE names {missing!r}, which can't be read: No such file or directory"
+    _, _, message = folder.only_problem(SOUND, DATABASE_URL_FILE=missing)
+    assert message.endswith("No such file or directory (it comes from environment DATABASE_URL_FILE)")
 
 
 def broker_of(folder: Folder, text: str, **environ: str) -> tuple[str | None, str]:

@@ -213,6 +213,9 @@ def test_redis_is_named_by_its_parts_tls_and_user_included(folder: Folder) -> No
         ({"REDIS_HOST": "h", "REDIS_TLS": "perhaps"}, "REDIS_TLS must be true or false, not 'perhaps'"),
         ({"REDIS_HOST": "h", "REDIS_PORT": "x"}, "it is no URL of Redis: "),
         ({"REDIS_URL": "redis://h:99999"}, "it is no URL of Redis: "),
+        ({"REDIS_URL": "redis://h/abc"}, "it is no URL of Redis: what follows the host is no number of a database"),
+        ({"REDIS_HOST": "h", "REDIS_DB": "-1"}, "it is no URL of Redis: what follows the host is no number"),
+        ({"REDIS_URL": "rediss:/h"}, "it is no URL of Redis: '//' and the host are missing"),
         ({"REDIS_URL": "http://h"}, "nothing installed serves the scheme 'http'"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import traceback
 
 import pytest
 
@@ -35,6 +36,12 @@ async def test_without_a_limit_a_try_is_just_awaited() -> None:
 async def test_a_try_that_takes_too_long_is_cancelled_and_says_so() -> None:
     with pytest.raises(TimeoutError, match=r"longer than 0\.05 s"):
         await run(Timeout(0.05), never())
+
+
+async def test_a_try_that_takes_too_long_says_where_it_was() -> None:
+    with pytest.raises(TimeoutError) as late:
+        await run(Timeout(0.05), never())
+    assert "never" in [frame.name for frame in traceback.extract_tb(late.value.__traceback__)]
 
 
 async def test_the_task_is_usable_after_a_timeout() -> None:
