@@ -33,14 +33,20 @@ class Dependencies:
         resources: The opened resources by name, for their probes.
         hold: Called with a dependency's name and the reason when it goes down, to pause the source.
         release: Called with its name when it is back.
+        admit_one: Called with its name to let one batch in although it is down.
     """
 
     def __init__(
-        self, resources: Mapping[str, Any], hold: Callable[[str, str], None], release: Callable[[str], None]
+        self,
+        resources: Mapping[str, Any],
+        hold: Callable[[str, str], None],
+        release: Callable[[str], None],
+        admit_one: Callable[[str], None] = lambda name: None,
     ) -> None:
         self._resources = resources
         self._hold = hold
         self._release = release
+        self._admit_one = admit_one
         self._down: dict[str, set[StageQueue]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._waits: dict[str, float] = {}
@@ -77,6 +83,7 @@ class Dependencies:
             try:
                 if await self._is_back(name):
                     break
+                self._let_others_in(name)
             except Exception:  # noqa: BLE001 - whatever it is, a stage must not rest for ever because of it
                 _log.exception("%s: whether it is back could not be found out; it is looked at again", name)
         queues = self._down.pop(name)
@@ -92,6 +99,16 @@ class Dependencies:
             return await self._trial(name)
         self._hold(name, f"{name} is unavailable: {reason}")
         return False
+
+    def _let_others_in(self, name: str) -> None:
+        """Take one more batch in where a circuit stays open, and each event in hand has failed as its probe.
+
+        Else a few events that fail for a fault of their own would keep the circuit open, and their source paused, for
+        ever: none would be left to show that all is well.
+        """
+        is_circuit = name in self._waits  # a probe has just failed, and said when the next one may be made
+        if is_circuit and all(queue.trials_are_exhausted for queue in self._down[name]):
+            self._admit_one(name)
 
     async def _trial(self, name: str) -> bool:
         """Whether one event of each resting stage gets through (or there is none to try)."""

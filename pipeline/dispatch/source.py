@@ -81,7 +81,7 @@ class Source:
         self.stats = stats
         self.leaves_no_letter: Callable[[Message], bool] | None = None
         self.window = Window(lease.progress, table.window, table.max_ahead, table.limits.in_flight)
-        self.dependencies = Dependencies(resources, self._hold, self.window.release)
+        self.dependencies = Dependencies(resources, self._hold, self.window.release, self.window.admit_one)
         self._decoder = Decoder(name, table.stream, lease, table.limits)
         self._dedupe = (
             Dedupe(ledger, table.group, self._hold, self.window.release) if table.dedupe is not False else None

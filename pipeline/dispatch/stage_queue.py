@@ -13,6 +13,7 @@ from pipeline.dispatch.failures import Failures, Meet, Stages
 from pipeline.dispatch.flight import Flight
 from pipeline.dispatch.stopping import Left
 from pipeline.dispatch.successors import Successors
+from pipeline.dispatch.trials import Trials
 from pipeline.errors import ENDINGS, HandlerError, Unavailable, describe
 from pipeline.handlers import Context, Delivery
 from pipeline.jobs.ending import end_all
@@ -59,6 +60,7 @@ class StageQueue:
         )  # fmt: skip
         self._workers: set[asyncio.Task[None]] = set()
         self._failures = Failures(stage, source, dependencies, self)
+        self._trials = Trials(self._ready, self._start_trial)
         self._resting: set[str] = set()
         self._looking = False
         self._left: Left | None = None
@@ -111,6 +113,7 @@ class StageQueue:
     def wake(self, dependency: str) -> None:
         """Go on, where nothing else is down."""
         self._resting.discard(dependency)
+        self._trials.over()
         self.resume()
 
     def resume(self) -> None:
@@ -127,7 +130,7 @@ class StageQueue:
                 break
             if self._source.must_hold():
                 return False
-            tells = await self._try_one(dependency)
+            tells = await self._trials.one(dependency)
             if tells is False:
                 return False
             passed, throttled = passed + (tells is True), throttled + (tells is None)
@@ -135,18 +138,15 @@ class StageQueue:
             return True  # something else keeps it: this dependency is not to blame
         return bool(passed) or not (throttled or self._failures.waits_for_turns)
 
-    async def _try_one(self, dependency: str) -> bool | None:
-        """Whether a flight met no outage of this dependency; None where it had to wait before it could tell."""
-        flight = self._ready.popleft()
-        flight.alone = True
-        met: list[Unavailable | Throttled] = []
-        task = asyncio.create_task(self._try(flight, met.append), name=f"trial of {self.stage.name}")
+    @property
+    def trials_are_exhausted(self) -> bool:
+        """Whether each flight in line has failed at a trial; it may be their own fault."""
+        return self._trials.are_exhausted
+
+    def _start_trial(self, flight: Flight, meet: Meet) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._try(flight, meet), name=f"trial of {self.stage.name}")
         self._track(task)
-        await asyncio.wait([task])
-        if any(isinstance(error, Unavailable) and error.dependency == dependency for error in met):
-            self._ready.rotate(-1)  # another flight next time: it may be this one's own fault
-            return False
-        return None if any(isinstance(error, Throttled) for error in met) else True
+        return task
 
     async def close(self) -> None:
         """Cancel every worker and timer; a worker whose handler answers its cancellation takes nothing more.

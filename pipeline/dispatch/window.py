@@ -82,6 +82,11 @@ class Window:
         self._holds.pop(cause, None)
         self._update()
 
+    def admit_one(self, cause: str) -> None:
+        """Let one batch in although this cause holds; not where anything else does, or where there is no room."""
+        if self._holds.keys() <= {cause} and not self._is_full:
+            self._room.set()  # until the next change
+
     @property
     def paused(self) -> dict[str, str]:
         """Why admission pauses, by cause; empty where it does not."""
@@ -223,10 +228,13 @@ class Window:
         self._items = kept
 
     @property
+    def _is_full(self) -> bool:
+        return self.in_flight >= self.limit or self._ahead >= self.max_ahead or self._is_heavy
+
+    @property
     def _is_heavy(self) -> bool:
         return self.limit_bytes is not None and self._bytes >= self.limit_bytes
 
     def _update(self) -> None:
-        open_ = not (self._holds or self.in_flight >= self.limit or self._ahead >= self.max_ahead or self._is_heavy)
-        (self._room.set if open_ else self._room.clear)()
+        (self._room.clear if self._holds or self._is_full else self._room.set)()
         (self._idle.set if self.in_flight == 0 else self._idle.clear)()

@@ -15,8 +15,9 @@ from pipeline.policies.circuit import CircuitOpen
 class Queue:
     """A stage's queue, whose trials meet what the test says."""
 
-    def __init__(self, *meets: Unavailable) -> None:
+    def __init__(self, *meets: Unavailable, exhausted: bool = True) -> None:
         self.meets = list(meets)
+        self.trials_are_exhausted = exhausted
         self.dependencies: Any = None
         self.woken = asyncio.Event()
 
@@ -54,6 +55,26 @@ async def test_an_outage_is_asked_after_less_and_less_often(monkeypatch: pytest.
 
 async def test_an_open_circuit_is_probed_as_soon_as_it_may_be_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert await waits(monkeypatch, *[CircuitOpen("crm", "", 5.0)] * 3) == [5.0, 5.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("met", "exhausted", "admitted"),
+    [
+        (CircuitOpen("crm", "", 0.01), True, ["crm", "crm"]),
+        (CircuitOpen("crm", "", 0.01), False, []),
+        (Unavailable("crm"), True, []),  # the handler itself says that it is an outage
+    ],
+)
+async def test_others_are_let_in_where_a_circuit_stays_open_and_all_in_hand_have_failed_as_probes(
+    monkeypatch: pytest.MonkeyPatch, met: Unavailable, exhausted: bool, admitted: list[str]
+) -> None:
+    monkeypatch.setattr("pipeline.dispatch.dependencies._FIRST_WAIT", 0.01)
+    let_in: list[str] = []
+    queue = Queue(met, met, met, exhausted=exhausted)
+    queue.dependencies = dependencies = Dependencies({}, lambda *_: None, lambda _: None, let_in.append)
+    dependencies.report(queue.meets.pop(0), queue)  # type: ignore[arg-type]
+    await asyncio.wait_for(queue.woken.wait(), 5)
+    assert let_in == admitted
 
 
 class Failing(Queue):

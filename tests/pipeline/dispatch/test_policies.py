@@ -262,6 +262,55 @@ async def test_an_event_that_fails_for_its_own_fault_does_not_keep_a_circuit_ope
         assert pipe.outcomes == {"handled": 5, "dead": 1}
 
 
+async def test_events_that_fail_for_their_own_fault_keep_a_source_paused_only_until_others_come(tmp_path: Path) -> None:
+    async def handle(event: Event[Any], context: Context) -> None:
+        if event.data.get("is_bad"):
+            raise ValueError("bad")
+
+    guarded = policy(
+        circuit={"minimum": 2, "open_for": 0.02}, retry={"attempts": 2, "backoff": 0.01, "max_backoff": 0.01}
+    )
+    async with bench(tmp_path, [stage("x", handle, guarded)]) as pipe:
+        await pipe.feed(*(message(offset, {"is_bad": True}) for offset in range(3)))
+        await eventually(lambda: "stage x" in pipe.source.window.paused)
+        for offset in range(3, 6):  # one batch each
+            await asyncio.wait_for(pipe.feed(message(offset)), 10)
+        await pipe.settle(6)
+        assert pipe.outcomes == {"handled": 3, "dead": 3}
+        assert pipe.source.window.paused == {}
+
+
+async def test_while_a_circuit_is_open_no_more_than_a_window_is_taken_in_and_nothing_is_dead(tmp_path: Path) -> None:
+    is_down = True
+
+    async def handle(event: Event[Any], context: Context) -> None:
+        if is_down:
+            raise ConnectionError("reset")
+
+    async def feed_on() -> None:
+        for offset in range(100):
+            await pipe.feed(message(offset))
+
+    guarded = policy(circuit={"minimum": 1, "open_for": 0.001}, retry={"attempts": 3, "backoff": 0.01})
+    async with bench(tmp_path, [stage("x", handle, guarded)], window=5) as pipe:
+        feeding = asyncio.create_task(feed_on())
+        await eventually(lambda: pipe.source.window.in_flight == 5)
+        rounds = 0
+
+        def look(name: str) -> None:
+            nonlocal rounds
+            rounds += 1
+            admit_one(name)
+
+        admit_one, pipe.source.dependencies._admit_one = pipe.source.dependencies._admit_one, look
+        await eventually(lambda: rounds >= 5)  # in which one more would have been let in
+        assert pipe.source.window.in_flight == 5
+        is_down = False
+        await feeding
+        await pipe.settle(100)
+        assert pipe.outcomes == {"handled": 100}
+
+
 async def test_several_probes_go_through_one_by_one(tmp_path: Path) -> None:
     down, calls = True, 0
 

@@ -215,3 +215,33 @@ async def test_what_an_earlier_run_finished_is_one_range_however_long_it_is() ->
     window.admitted()
     assert len(window._items) == 2
     assert window.progress() == Progress(0, 5, ((2, 10_001),), 6)
+
+
+async def lets_in(window: Window) -> bool:
+    try:
+        await asyncio.wait_for(window.room(), 0.001)
+    except TimeoutError:
+        return False
+    return True
+
+
+async def test_a_held_window_may_let_one_batch_in() -> None:
+    window = make()
+    window.hold("x", "down")
+    assert not await lets_in(window)
+    window.admit_one("x")
+    assert await lets_in(window)
+    admit(window, 0)
+    assert not await lets_in(window)
+
+
+async def test_a_window_that_is_full_or_held_by_more_lets_no_batch_in() -> None:
+    window = make(limit=1)
+    window.hold("x", "down")
+    window.hold("lease", "lost")
+    window.admit_one("x")
+    assert not await lets_in(window)
+    window.release("lease")
+    admit(window, 0)
+    window.admit_one("x")
+    assert not await lets_in(window)
