@@ -8,13 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from traceback import TracebackException, walk_tb
-from types import FrameType
-from typing import Any, Final
+from types import FrameType, TracebackType
+from typing import Final, TypeAlias
 
 from pipeline.errors import HandlerError
 
-__all__ = ["Where", "where_failed"]
+__all__ = ["ExcInfo", "Where", "told_from_handler", "where_failed"]
 
+ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
+"""As `logging` takes it for ``exc_info``."""
 _ENGINE: Final = f"{Path(__file__).parent}{os.sep}"
 _LIBRARY: Final = sysconfig.get_path("stdlib") + os.sep
 _INSTALLED: Final = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
@@ -53,6 +55,14 @@ def where_failed(error: BaseException, handler: object) -> Where | None:
         return Where(_place(own), None if isinstance(error, HandlerError) else _traceback(error))
     except Exception:  # noqa: BLE001 - a class of a handler's own may answer anything; its event needs an outcome
         return None
+
+
+def told_from_handler(error: BaseException) -> ExcInfo:
+    """An error for the log, without the engine's frames before the handler's: who reads it looks for the mistake."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next and trace.tb_frame.f_code.co_filename.startswith(_ENGINE):
+        trace = trace.tb_next
+    return type(error), error, trace
 
 
 def _frames(error: BaseException) -> list[FrameType]:
@@ -94,10 +104,7 @@ def _place(frame: FrameType) -> str:
 
 def _traceback(error: BaseException) -> str:
     """The traceback as Python writes it, without the engine's frames before the handler's; of a long one, the end."""
-    trace: Any = error.__traceback__
-    while trace is not None and trace.tb_next and trace.tb_frame.f_code.co_filename.startswith(_ENGINE):
-        trace = trace.tb_next
-    told = TracebackException(type(error), error, trace, limit=-_FRAMES, compact=True)
+    told = TracebackException(*told_from_handler(error), limit=-_FRAMES, compact=True)
     lines = [line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}…\n" for line in told.format()]
     text = "".join(lines).rstrip()
     if len(text) <= _LONGEST_TRACEBACK:

@@ -18,7 +18,7 @@ from pipeline.policies.backoff import backoff
 from pipeline.policies.coalesce import Coalesced
 from pipeline.policies.middleware import Throttled
 from pipeline.stages import Stage
-from pipeline.where import where_failed
+from pipeline.where import told_from_handler, where_failed
 
 if TYPE_CHECKING:
     from pipeline.dispatch.jobs_left import JobsLeft
@@ -118,7 +118,7 @@ class Failures:
         _log.warning(
             "stage %s: %r failed at try %d of %d (%s); next try in %.1f s",
             self._stage.name, flight.event, flight.attempt, retry.attempts, describe(error), wait,
-            exc_info=None if isinstance(error, Retry) else error,
+            exc_info=None if isinstance(error, Retry) else told_from_handler(error),
         )  # fmt: skip
         flight.first_at = flight.first_at or datetime.now(UTC)
         flight.attempt += 1
@@ -158,7 +158,7 @@ class Failures:
         reason = text_of(error) or describe(error)
         _log.error(
             "stage %s: %r is dead at try %d (%s): %s", self._stage.name, flight.event, flight.attempt, kind, reason,
-            exc_info=None if isinstance(error, HandlerError) else error,  # nobody expected it: where was it?
+            exc_info=None if isinstance(error, HandlerError) else told_from_handler(error),
         )  # fmt: skip
         dead = Dead(
             flight.route_name, self._stage.name, kind, reason, flight.attempt, flight.first_at or now, now,

@@ -21,6 +21,7 @@ from pipeline.policies.compose import compose, has_more
 from pipeline.policies.middleware import FailedTogether, Throttled, results_of
 from pipeline.policies.timeout import Timeout
 from pipeline.stages import Stage
+from pipeline.where import told_from_handler
 
 __all__ = ["StageQueue"]
 
@@ -305,7 +306,7 @@ class StageQueue:
             return
         _log.warning(
             "stage %s: a batch of %d failed (%s); running each of its events on its own",
-            self.stage.name, len(flights), describe(error), exc_info=error,
+            self.stage.name, len(flights), describe(error), exc_info=told_from_handler(error),
         )  # fmt: skip
         for flight in flights:
             flight.alone = True

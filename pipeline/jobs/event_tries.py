@@ -20,7 +20,7 @@ from pipeline.policies.middleware import FailedTogether, Throttled, results_of
 from pipeline.policies.probing import why_down
 from pipeline.policies.timeout import Timeout
 from pipeline.stages import Stage
-from pipeline.where import where_failed
+from pipeline.where import told_from_handler, where_failed
 
 __all__ = ["EventTries", "Try"]
 
@@ -118,7 +118,7 @@ class EventTries:
             return [await self._judge(attempt, cause) for attempt in tries]
         _log.warning(
             "stage %s: a batch of %d failed (%s); running each of its events on its own",
-            self._stage.name, len(tries), describe(error), exc_info=error,
+            self._stage.name, len(tries), describe(error), exc_info=told_from_handler(error),
         )  # fmt: skip
         async with asyncio.TaskGroup() as group:
             alone = [group.create_task(self.run([attempt])) for attempt in tries]
@@ -156,7 +156,7 @@ class EventTries:
         _log.warning(
             "stage %s: %r failed at try %d of %d (%s); next try in %.1f s",
             self._stage.name, attempt.event.event, attempt.attempt, retry.attempts, describe(error), wait,
-            exc_info=None if isinstance(error, Retry) else error,
+            exc_info=None if isinstance(error, Retry) else told_from_handler(error),
         )  # fmt: skip
         return Again(attempt.job, wait, describe(error), counts=True)
 
@@ -164,7 +164,7 @@ class EventTries:
         _log.error(
             "stage %s: %r is dead at try %d (%s): %s",
             self._stage.name, attempt.event.event, attempt.attempt, kind, reason,
-            exc_info=None if isinstance(error, HandlerError) else error,  # nobody expected it: where was it?
+            exc_info=None if error is None or isinstance(error, HandlerError) else told_from_handler(error),
         )  # fmt: skip
         where = None if error is None else where_failed(error, self._stage.handler)
         return died(attempt.job, attempt.event, kind, reason, where)

@@ -33,6 +33,17 @@ async def unexpected(event: Event[Any], context: Context) -> None:
     (check_customer if event.offset < 3 else check_stock)(event)
 
 
+async def test_the_log_shows_the_handlers_frames_and_none_of_the_engines(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with bench(tmp_path, [stage("x", unexpected)]) as pipe:
+        await pipe.feed(message(0, {"name": "acme"}))
+        await pipe.settle(1)
+    assert caplog.text.count("in check_customer") == 3  # of each try
+    engine = ("stage_queue.py", "timeout.py", "middleware.py")
+    assert not [name for name in engine if f'{name}", line' in caplog.text]
+
+
 async def test_what_one_function_raises_is_one_group_and_what_another_does_is_another(tmp_path: Path) -> None:
     async with bench(tmp_path, [stage("x", unexpected)]) as pipe:
         await pipe.feed(*(message(n, {"name": name}) for n, name in enumerate((*NAMES, "acme"))))
