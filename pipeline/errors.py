@@ -101,7 +101,7 @@ class Retry(HandlerError):
         after: Seconds to wait before the next try; None for the stage's own backoff.
 
     Raises:
-        ValueError: `after` is no number of seconds. A text that is one will do, as headers have it.
+        TypeError, ValueError: `after` is no number of seconds. A text that is one will do, as headers have it.
     """
 
     after: float | None = None
@@ -120,7 +120,7 @@ class Throttled(HandlerError):
             that, and for no time. For the engine's own policies.
 
     Raises:
-        ValueError: As `Retry`.
+        TypeError, ValueError: As `Retry`.
     """
 
     after: float = 1.0
@@ -141,8 +141,8 @@ class Reject(HandlerError):
 
     kind: str = "rejected"
 
-    def __init__(self, reason: str, *, kind: str = "rejected") -> None:
-        if kind is not None:  # a status code is as good as a word
+    def __init__(self, reason: str, *, kind: str | None = None) -> None:
+        if kind is not None:  # else that of its class; a status code is as good as a word
             self.kind = str(kind)
         super().__init__(reason)
 
@@ -154,10 +154,19 @@ class Skip(HandlerError):
 def text_of(error: BaseException) -> str:
     """What an error says, as far as it can be kept: whatever a handler raises, its event must have an outcome."""
     try:
-        text = str(error)
+        text = in_short(error) or str(error)
     except Exception:  # noqa: BLE001 - a class of a handler's own may say anything
         return "its text can't be told, as its own __str__ fails"
     return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}… ({len(text):,} characters)"
+
+
+def in_short(error: BaseException) -> str | None:
+    """What stands for the text of an error that a handler's own validation raised, where that is far too long."""
+    if type(error).__name__ != "ValidationError":
+        return None
+    from pipeline.misfits import too_many  # with pydantic, which such an error comes from
+
+    return too_many(error)
 
 
 def describe(error: BaseException) -> str:

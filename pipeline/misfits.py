@@ -6,7 +6,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-__all__ = ["misfit"]
+__all__ = ["misfit", "too_many"]
 
 _TOLD: Final = 20
 """So many faults are told one by one."""
@@ -28,3 +28,8 @@ def misfit(error: ValidationError, name: str = "") -> str:
     found = error.errors(include_url=False, include_context=False, include_input=False)
     faults = [f"{'.'.join(map(str, fault['loc'])) or 'data'}: {fault['msg']}" for fault in found[:_TOLD]]
     return "; ".join([f"{said}: {faults[0]}", *faults[1:], *([f"and {number - _TOLD} more"] if number > _TOLD else [])])
+
+
+def too_many(error: BaseException) -> str | None:
+    """What to say of an error whose own text would list more faults than anybody reads; None of any other."""
+    return misfit(error) if isinstance(error, ValidationError) and error.error_count() > _LISTED else None

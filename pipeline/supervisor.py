@@ -89,6 +89,8 @@ class SourceSupervisor:
         stats: Its counters.
     """
 
+    part_of_queues = 1.0  # of each queue's max_waiting: so many may wait before this source pauses
+
     def __init__(
         self, name: str, table: SourceTable, stages: Mapping[str, Stage], shared: Shared, stats: SourceStats
     ) -> None:
@@ -178,8 +180,7 @@ class SourceSupervisor:
             if not ended.done():
                 await self._drain(source, ended)
         finally:
-            await full_queues.stop()
-            await upkeep.stop()
+            await asyncio.gather(full_queues.stop(), upkeep.stop())
             await source.close()
             self._source = None
             self.stats.in_flight = 0
@@ -187,10 +188,10 @@ class SourceSupervisor:
 
     def _look_at_queues(self, source: Source) -> FullQueues:
         shared = self._shared
-        limits: dict[str, int] = {}
-        for stage in self._stages:
-            limits.update(shared.queue_limits.get(stage, {}))
-        return FullQueues(shared.ledger.database, shared.pipeline, limits, source.window, shared.now)
+        limits = {queue: most for stage in self._stages for queue, most in shared.queue_limits.get(stage, {}).items()}
+        return FullQueues(
+            shared.ledger.database, shared.pipeline, limits, source.window, shared.now, part=self.part_of_queues
+        )
 
     # What a replay does in a way of its own
 

@@ -11,7 +11,7 @@ from traceback import TracebackException, walk_tb
 from types import FrameType, TracebackType
 from typing import Final, TypeAlias
 
-from pipeline.errors import HandlerError
+from pipeline.errors import HandlerError, in_short
 
 __all__ = ["ExcInfo", "Where", "told_from_handler", "where_failed"]
 
@@ -62,6 +62,8 @@ def told_from_handler(error: BaseException) -> ExcInfo:
     trace = error.__traceback__
     while trace is not None and trace.tb_next and trace.tb_frame.f_code.co_filename.startswith(_ENGINE):
         trace = trace.tb_next
+    if short := in_short(error):  # the log would make its whole text
+        error = ValueError(short)
     return type(error), error, trace
 
 

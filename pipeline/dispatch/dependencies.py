@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import Unavailable
+from pipeline.errors import Unavailable, text_of
 from pipeline.policies.backoff import backoff
 from pipeline.policies.circuit import CircuitOpen
 from pipeline.policies.probing import why_down
@@ -58,15 +58,15 @@ class Dependencies:
 
     def report(self, error: Unavailable, queue: StageQueue) -> None:
         """Take note that a stage met an outage: the stage rests until it is over."""
-        name = error.dependency
+        name, said = error.dependency, text_of(error)
         queue.rest(name)
-        self._hold(name, str(error))
+        self._hold(name, said)
         if isinstance(error, CircuitOpen):
             self._waits[name] = error.after
         if name in self._down:
             self._down[name].add(queue)
             return
-        _log.warning("%s; its source pauses until it is back", error)
+        _log.warning("%s; its source pauses until it is back", said)
         self._down[name] = {queue}
         self._tasks[name] = asyncio.create_task(self._recover(name), name=f"recover {name}")
 

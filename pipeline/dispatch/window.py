@@ -44,6 +44,7 @@ class Window:
         self._bytes = 0
         self._ahead = 0
         self._holds: dict[str, str] = {}
+        self._for_room: set[str] = set()
         self._room = asyncio.Event()
         self._idle = asyncio.Event()
         self.reset(progress)
@@ -69,12 +70,17 @@ class Window:
 
     @property
     def is_held(self) -> bool:
-        """Whether anything but its fullness keeps the source from taking messages in."""
-        return bool(self._holds)
+        """Whether anything but a want of room keeps the source from taking messages in."""
+        return not self._for_room.issuperset(self._holds)
 
-    def hold(self, cause: str, reason: str) -> None:
-        """Pause admission until `release(cause)`; the reason is for people."""
+    def hold(self, cause: str, reason: str, *, for_room: bool = False) -> None:
+        """Pause admission until `release(cause)`; the reason is for people.
+
+        With `for_room` it is for want of room, as in a queue: what is asked for besides the stream's messages goes on.
+        """
         self._holds[cause] = reason
+        if for_room:
+            self._for_room.add(cause)
         self._update()
 
     def release(self, cause: str) -> None:

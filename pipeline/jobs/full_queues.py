@@ -26,7 +26,7 @@ _ROOM_AGAIN: Final = 0.8
 class Held(Protocol):
     """What pauses: a source's `Window`."""
 
-    def hold(self, cause: str, reason: str) -> None:
+    def hold(self, cause: str, reason: str, *, for_room: bool = False) -> None:
         """Pause for this cause."""
 
     def release(self, cause: str) -> None:
@@ -37,7 +37,8 @@ class FullQueues:
     """Looks again and again how many jobs wait on each queue, and holds the source while one is full.
 
     Jobs that wait are those that are due, running, or to be tried again; those that are scheduled for later are not
-    late, and don't count. As it looks about once a second, a source may exceed the limit by what it reads in a second.
+    late, and don't count. As it looks about once a second, or
+    less often where that takes long, a source may exceed the limit by what it reads meanwhile.
 
     Args:
         database: Where the jobs are.
@@ -45,14 +46,25 @@ class FullQueues:
         limits: How many jobs may wait, by the queue's name.
         held: What pauses.
         now: The time by which jobs are due.
+        part: The part of each limit at which this source pauses: less than all, to leave room to others.
     """
 
     def __init__(
-        self, database: Database, pipeline: str, limits: Mapping[str, int], held: Held, now: Callable[[], datetime]
+        self,
+        database: Database,
+        pipeline: str,
+        limits: Mapping[str, int],
+        held: Held,
+        now: Callable[[], datetime],
+        *,
+        part: float = 1.0,
     ) -> None:
         self._database = database
         self._pipeline = pipeline
-        self._limits = limits
+        self._limits = {queue: max(1, int(limit * part)) for queue, limit in limits.items()}
+        self._said = {queue: f"max_waiting = {limit}" for queue, limit in limits.items()}
+        if part < 1:
+            self._said = {queue: f"{self._limits[queue]} of {said}" for queue, said in self._said.items()}
         self._held = held
         self._now = now
         self._full: set[str] = set()
@@ -81,7 +93,8 @@ class FullQueues:
             # Without how many there are: a reason that changes is told again.
             self._held.hold(
                 f"queue {queue}",
-                f"the queue {queue} is full: max_waiting = {limit} jobs wait, its workers are slow or there are none",
+                f"the queue {queue} is full: {self._said[queue]} jobs wait, its workers are slow or there are none",
+                for_room=True,
             )
         elif queue in self._full:
             self._full.discard(queue)

@@ -6,7 +6,7 @@ import logging
 from time import monotonic
 from typing import Final
 
-from pipeline.errors import Unavailable
+from pipeline.errors import Unavailable, text_of
 from pipeline.policies.backoff import backoff
 
 __all__ = ["Outage"]
@@ -32,7 +32,7 @@ class Outage:
     def met(self, error: Unavailable) -> float:
         """Note that a job met an outage. Returns the seconds that it is to wait."""
         if self._met == 0:
-            _log.warning("stage %s: %s; its jobs wait until it is back", self._stage, error)
+            _log.warning("stage %s: %s; its jobs wait until it is back", self._stage, text_of(error))
         if monotonic() >= self._grows_at:
             self._met += 1
             self._wait = backoff(self._met, _FIRST_WAIT, _LONGEST_WAIT)

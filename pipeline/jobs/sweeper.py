@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Table, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import Table, Text, and_, bindparam, func, insert, or_, select, update
 from sqlmodel import col
 
 from pipeline.jobs.clock import Clock
@@ -32,14 +32,28 @@ _RUNS: Final[Table] = JobRun.__table__  # type: ignore[attr-defined]
 _RENEWED: Final = timedelta(seconds=30)
 """After so long at most each live worker has renewed its claims in a database that has come back."""
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
+_TOUCH: Final = (
+    update(_JOBS)
+    .where(
+        _JOBS.c.id.in_(
+            select(_JOBS.c.id)
+            .where(_JOBS.c.state == "running", _JOBS.c.pipeline == bindparam("ours", type_=Text))
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
+    )
+    .values(claimed_until=_JOBS.c.claimed_until)
+)
+"""Changes nothing, and shows that a claim can be renewed: a full disk or a standby can be read all the same."""
 _log = logging.getLogger("pipeline.jobs")
 
 
 class LostWorkers:
     """Puts jobs back whose worker died: at once where it was a process of this machine, else when its claim runs out.
 
-    While the database is away no worker can renew its claims. So those that have run out by its return prove nothing,
-    and the workers have some time to renew them: else all jobs that are being run would be run a second time.
+    While the database is away, or can only be read, no worker can renew its claims. So those that have run out by its
+    return prove nothing, and the workers have some time to renew them: else all jobs that are being run would be run a
+    second time.
 
     Args:
         database: Where the jobs are.
@@ -53,6 +67,7 @@ class LostWorkers:
     ) -> None:
         self._database = database
         self._clock = clock
+        self._pipeline = pipeline
         self._gone = gone
         self._was_away = False
         self._renewed_by = _NEVER
@@ -97,9 +112,11 @@ class LostWorkers:
         async with self._database.read() as connection:
             await self._clock.measure(connection)  # by a clock that is ahead, claims of live workers have run out
             workers = (await connection.execute(self._workers)).all()
-        now = self._clock.now()
         if self._was_away:
-            self._was_away, self._renewed_by = False, now + _RENEWED
+            async with self._database.write() as connection:
+                await connection.execute(_TOUCH, {"ours": self._pipeline})
+            self._was_away, self._renewed_by = False, self._clock.now() + _RENEWED
+        now = self._clock.now()
         run_out = now if now > self._renewed_by else _NEVER
         gone = [worker for worker, _ in workers if worker is not None and self._gone(worker)]
         if not gone and all(until >= run_out for _, until in workers if until is not None):

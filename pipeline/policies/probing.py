@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from pipeline.errors import Unavailable
+from pipeline.errors import Unavailable, text_of
 
 __all__ = ["why_down"]
 
@@ -27,5 +27,5 @@ async def why_down(resource: Any) -> str | None:
             raise
         return "its probe was cancelled from within"  # a client's own doing; it must not end whoever asked
     except Exception as error:  # noqa: BLE001 - whatever a probe raises says that it failed
-        return error.reason if isinstance(error, Unavailable) else str(error)
+        return error.reason if isinstance(error, Unavailable) else text_of(error)
     return None

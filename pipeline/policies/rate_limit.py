@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from pipeline.config.policies import RateLimit
 from pipeline.errors import Unavailable
-from pipeline.policies.middleware import Call, Throttled, call_others, key_getter, results_of
+from pipeline.policies.middleware import Call, FailedTogether, Throttled, call_others, key_getter, results_of
 
 if TYPE_CHECKING:
     from pipeline.handlers import Delivery
@@ -56,6 +56,8 @@ class RateLimits:
                     held[place] = throttled
             results = await results_of(lambda some: call_others(call, some, held), batch)
             for place, result in enumerate(results or ()):
+                if isinstance(result, FailedTogether):  # a whole batch may have timed out
+                    result = result.error  # noqa: PLW2901
                 if place not in held and isinstance(result, Throttled | Unavailable | TimeoutError):
                     self._give_back(batch[place], result)
             return results

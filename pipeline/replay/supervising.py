@@ -52,6 +52,8 @@ class ReplaySupervisor(SourceSupervisor):
         completed: Whether everything in the range has an outcome.
     """
 
+    part_of_queues = 0.5  # at the whole, a replay would keep a queue full, and pause the sources that live events have
+
     def __init__(
         self,
         name: str,
@@ -174,7 +176,7 @@ class _RangeResume(Resume):
         return start
 
     def _lost_between(self, offset: int, first: int) -> int:
-        return super()._lost_between(offset, min(first, self._replay.last + 1))
+        return max(0, super()._lost_between(offset, min(first, self._replay.last + 1)))
 
     async def _first_start(self) -> Start:
         replay = self._replay

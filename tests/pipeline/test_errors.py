@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from traceback import format_exception
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import Reject, Retry, Throttled, Unavailable, describe, text_of
+from pipeline.where import told_from_handler
+
+
+class Order(BaseModel):
+    lines: list[str]
 
 
 @pytest.mark.parametrize(("given", "after"), [(2, 2.0), ("30", 30.0), (-5, 0.0), (1e300, 1e9)])
@@ -34,6 +41,24 @@ def test_a_class_of_its_own_that_leaves_out_the_constructor_is_an_instruction_al
 
     assert (bare(Reject).kind, bare(Retry).after, bare(Unavailable).dependency) == ("rejected", None, "a dependency")
     assert (bare(Throttled).after, bare(Throttled).park) == (1.0, None)
+
+
+def test_a_class_of_its_own_may_say_its_kind() -> None:
+    class NotFound(Reject):
+        kind = "not_found"
+
+    assert (NotFound("no").kind, NotFound("no", kind="gone").kind) == ("not_found", "gone")
+
+
+def test_of_a_handlers_own_validation_with_very_many_faults_their_number_is_told() -> None:
+    for count, told in ((2_000, "the data does not fit Order: 2,000 faults"), (2, "2 validation errors for Order")):
+        with pytest.raises(ValidationError) as caught:
+            Order.model_validate({"lines": [0] * count})
+        assert text_of(caught.value).startswith(told)
+        in_log = "".join(format_exception(*told_from_handler(caught.value)))
+        assert told in in_log
+        assert "in test_of_a_handlers_own_validation" in in_log
+        assert in_log.count("should be a valid string") in (0, 2)
 
 
 def test_an_error_whose_text_fails_is_told_all_the_same() -> None:

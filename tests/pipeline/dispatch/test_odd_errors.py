@@ -14,6 +14,7 @@ from pipeline.errors import Reject, Retry, Throttled, Unavailable
 from pipeline.events import Event
 from pipeline.handlers import Context, Delivery
 from pipeline.jobs.contract import NewJob
+from pipeline.policies.probing import why_down
 from tests.pipeline.dispatch.harness import batch_stage, bench, message, route, stage
 
 
@@ -50,6 +51,11 @@ class Down(Unavailable):
 
     def __init__(self) -> None:
         self.since = 0
+
+
+class Silent(Unavailable):
+    def __str__(self) -> str:
+        raise RuntimeError
 
 
 ODD: dict[str, tuple[Callable[[], BaseException], str]] = {
@@ -136,7 +142,7 @@ async def test_a_turn_that_is_told_as_a_text_is_waited_for(tmp_path: Path) -> No
     assert seen == [1, 1]
 
 
-@pytest.mark.parametrize("error", [Unavailable(["crm"]), Down()])  # type: ignore[arg-type]
+@pytest.mark.parametrize("error", [Unavailable(["crm"]), Down(), Silent("crm")])  # type: ignore[arg-type]
 async def test_an_outage_of_what_has_no_name_is_waited_out_like_any_other(tmp_path: Path, error: Unavailable) -> None:
     tries = 0
 
@@ -150,6 +156,14 @@ async def test_an_outage_of_what_has_no_name_is_waited_out_like_any_other(tmp_pa
         await pipe.feed(message(0))
         await pipe.settle(1)
         assert (pipe.ended, pipe.outcomes) == ([], {"handled": 1})
+
+
+async def test_a_probe_that_fails_with_an_odd_error_tells_of_an_outage() -> None:
+    class Resource:
+        async def probe(self) -> None:
+            raise Untold(404)
+
+    assert "can't be told" in (await why_down(Resource()) or "")
 
 
 async def test_signs_of_life_tell_the_beginning_of_a_long_error(tmp_path: Path) -> None:

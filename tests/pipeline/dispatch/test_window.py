@@ -245,3 +245,13 @@ async def test_a_window_that_is_full_or_held_by_more_lets_no_batch_in() -> None:
     admit(window, 0)
     window.admit_one("x")
     assert not await lets_in(window)
+
+
+def test_a_want_of_room_elsewhere_pauses_admission_and_nothing_else() -> None:
+    window = make()
+    window.hold("queue slow", "it is full", for_room=True)
+    assert (window.paused, window.is_held) == ({"queue slow": "it is full"}, False)
+    window.hold("lease", "lost")
+    assert window.is_held
+    window.release("lease")
+    assert not window.is_held

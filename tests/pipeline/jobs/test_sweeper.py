@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
@@ -65,14 +66,29 @@ async def test_sweepers_side_by_side_count_each_loss_once(db: Database, moment: 
 
 
 class Away(Database):
-    """A database that is away when the test says so."""
+    """A database that is away, or can only be read, when the test says so."""
 
     away = False
+    full = False
 
-    def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
         if self.away:
             raise Unavailable("database", "connection refused")
-        return super().read()
+        async with super().read() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        async with super().write() as connection:
+            if self.full:
+                of_postgres = self.dialect == "postgresql"
+                await connection.execute(text("SET TRANSACTION READ ONLY" if of_postgres else "PRAGMA query_only = 1"))
+            try:
+                yield connection
+            finally:
+                if self.full and self.dialect == "sqlite":
+                    await connection.execute(text("PRAGMA query_only = 0"))
 
 
 async def test_when_the_database_was_away_live_workers_have_time_to_renew_their_claims(
@@ -97,6 +113,23 @@ async def test_when_the_database_was_away_live_workers_have_time_to_renew_their_
     await database.close()
     states = {name: row.state for name, row in (await jobs(db)).items()}
     assert states == {"a": "running", "b": "queued", "c": "queued"}
+
+
+async def test_a_database_that_can_only_be_read_is_not_back_yet(db: Database, moment: Moment) -> None:
+    await claim(db, moment, "a", owner="alive")
+    database = Away(db.url)
+    sweeper = LostWorkers(database, Clock(moment), pipeline=PIPELINE, gone=lambda _: False)
+    database.full = True
+    moment.pass_by(31)
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await sweeper.sweep()
+    moment.pass_by(31)  # so long it can be read, and nobody can renew a claim
+    database.full = False
+    assert await sweeper.sweep() == 0
+    moment.pass_by(31)
+    assert await sweeper.sweep() == 1
+    await database.close()
 
 
 async def told(db: Database, *names: str, owner: str | None = None) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from pipeline.config.policies import RateLimit
 from pipeline.errors import Unavailable
+from pipeline.handlers import Delivery
 from pipeline.policies.middleware import Throttled
 from pipeline.policies.rate_limit import Buckets, RateLimits
 from tests.pipeline.policies.samples import Calls, Clock, delivery
@@ -180,3 +182,16 @@ async def test_a_time_out_that_was_no_outage_is_tried_again_at_a_turn_of_its_own
     await call([delivery("1")])
     clock.at += 10.0
     assert waits(await call([delivery("1", attempt=2)])) == [3590.0]
+
+
+async def test_the_last_of_a_batch_that_timed_out_tries_whether_the_outage_is_over_and_no_other_does() -> None:
+    clock = Clock()
+
+    async def hang(batch: Sequence[Delivery]) -> None:
+        raise TimeoutError
+
+    call = RateLimits([RateLimit(rate="1/h", burst=2)], clock).wrap(hang)
+    await call([delivery("1"), delivery("2")])
+    clock.at += 10.0
+    assert waits(await call([delivery("1")])) == [3590.0]
+    assert waits(await call([delivery("2")])) == [None]

@@ -82,6 +82,14 @@ async def test_an_async_stage_leaves_a_job_that_is_not_the_live_one(site: Site) 
     assert len(await site.rows("SELECT id FROM jobs WHERE stage = 'later'")) == 4
 
 
+async def test_it_pauses_when_a_queue_is_half_full_and_leaves_the_rest_to_live_events(site: Site) -> None:
+    site.write(f"{PIPELINE}[jobs]\nmax_waiting = 4\n")
+    site.publish(*orders(30))
+    async with site.replay(rate=10, only=["later"]) as replay:
+        await eventually(lambda: "2 of max_waiting = 4 jobs wait" in replay.progress().reason)
+        assert replay.progress().state == "paused"
+
+
 async def test_the_end_is_fixed_when_it_begins(site: Site) -> None:
     site.publish(*orders(5, sleep=0.05))
     async with site.replay(routes=["orders"]) as replay:
