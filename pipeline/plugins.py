@@ -18,7 +18,7 @@ import pluggy
 from pipeline import hookspecs
 from pipeline.config.catalog import Catalog
 from pipeline.connectors import Connector
-from pipeline.errors import PluginError
+from pipeline.errors import PluginError, describe
 from pipeline.extensions import Extensions, declare_hooks
 from pipeline.handlers import Handler, marks_of, refuse_unfit
 from pipeline.resources import Resource
@@ -273,7 +273,7 @@ def _words(error: BaseException) -> str:
         return f"{error.title}: " + "; ".join(
             f"{key}: {why.removeprefix('Value error, ')}" for key, why in wrong.items()
         )
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return describe(error)
 
 
 def _line_in(path: Path, error: BaseException) -> str:

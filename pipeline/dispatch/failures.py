@@ -155,7 +155,7 @@ class Failures:
 
     def _dead(self, flight: Flight, kind: str, error: BaseException) -> None:
         now = datetime.now(UTC)
-        reason = text_of(error) or describe(error)
+        reason = text_of(error) or type(error).__name__
         _log.error(
             "stage %s: %r is dead at try %d (%s): %s", self._stage.name, flight.event, flight.attempt, kind, reason,
             exc_info=None if isinstance(error, HandlerError) else told_from_handler(error),

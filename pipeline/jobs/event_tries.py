@@ -149,7 +149,7 @@ class EventTries:
     def _try_again(self, attempt: Try, error: BaseException) -> Verdict:
         retry = self._stage.policy.retry
         if attempt.attempt >= retry.attempts:
-            return self._dead(attempt, type(error).__name__, text_of(error) or describe(error), error)
+            return self._dead(attempt, type(error).__name__, text_of(error) or type(error).__name__, error)
         wait = error.after if isinstance(error, Retry) else None
         if wait is None:
             wait = backoff(attempt.attempt, retry.backoff, retry.max_backoff, retry.jitter)

@@ -10,15 +10,13 @@ from typing import Any, Final, Protocol
 from sqlalchemy import and_, func, or_, select
 from sqlmodel import col
 
-from pipeline.jobs.rounds import Rounds
+from pipeline.jobs.rounds import Rounds, rested
 from pipeline.ledger.database import Database
 from pipeline.ledger.job_tables import JobRow
 
 __all__ = ["FullQueues", "Held"]
 
 _LOOK_SECONDS: Final = 1.0
-_REST: Final = 20
-"""A look that takes long is followed by a rest of so many times that long."""
 _ROOM_AGAIN: Final = 0.8
 """The part of the limit at which the source goes on, so that it does not pause again at the next batch."""
 
@@ -37,8 +35,8 @@ class FullQueues:
     """Looks again and again how many jobs wait on each queue, and holds the source while one is full.
 
     Jobs that wait are those that are due, running, or to be tried again; those that are scheduled for later are not
-    late, and don't count. As it looks about once a second, or
-    less often where that takes long, a source may exceed the limit by what it reads meanwhile.
+    late, and don't count. As it looks about once a second, or less often where that takes long, a source may exceed the
+    limit by what it reads meanwhile.
 
     Args:
         database: Where the jobs are.
@@ -85,7 +83,7 @@ class FullQueues:
         began = time.monotonic()
         for queue, limit in self._limits.items():
             self._judge(queue, limit, await self._waiting(queue, limit))
-        return max(_LOOK_SECONDS, _REST * (time.monotonic() - began))
+        return rested(time.monotonic() - began, _LOOK_SECONDS)
 
     def _judge(self, queue: str, limit: int, waiting: int) -> None:
         if waiting >= limit or (queue in self._full and waiting > limit * _ROOM_AGAIN):

@@ -12,12 +12,23 @@ from pipeline.errors import PipelineError, Unavailable
 from pipeline.jobs.ending import end_all
 from pipeline.policies.backoff import backoff
 
-__all__ = ["Rounds"]
+__all__ = ["Rounds", "rested"]
 
 _FIRST_WAIT: Final = 0.2
 _LONGEST_WAIT: Final = 5.0
 _LAST_WAIT: Final = 2.0
+_REST: Final = 20
 _log = logging.getLogger("pipeline.jobs")
+
+
+def rested(took: float, every: float) -> float:
+    """In how many seconds a round is due again: one that takes long is followed by a rest of twenty times that long.
+
+    Args:
+        took: How many seconds it has taken.
+        every: The seconds between two rounds otherwise.
+    """
+    return max(every, _REST * took)
 
 
 class Rounds:

@@ -18,7 +18,7 @@ from pipeline.jobs.lanes import Carries, Lane
 from pipeline.jobs.publisher import OutboxPublisher
 from pipeline.jobs.relay import NEAR, Relay
 from pipeline.jobs.retention import trim_runs
-from pipeline.jobs.rounds import Rounds
+from pipeline.jobs.rounds import Rounds, rested
 from pipeline.jobs.settings import JobSettings, QueueTables, hint_queue
 from pipeline.jobs.sweeper import LostHints, LostWorkers, forget_hints_of
 from pipeline.ledger.database import Database
@@ -31,8 +31,6 @@ _RELAY_APART: Final = 0.02
 _SWEEP_SECONDS: Final = 1.0
 _TRIM_SECONDS: Final = 10.0
 _PUBLISH_SECONDS: Final = 0.5
-_REST: Final = 20
-"""A round of tidying up that takes long is followed by a rest of so many times that long."""
 _PROBE_SECONDS: Final = 10.0
 _LAST_WAIT: Final = 2.0
 _OURS: Final = ("database", "queue")
@@ -228,7 +226,7 @@ class JobService:
             except Unavailable as error:
                 if error.dependency != "queue":  # else the queue says so itself
                     raise
-            return _rested(began)
+            return rested(time.monotonic() - began, _SWEEP_SECONDS)
 
         return sweep
 
@@ -236,7 +234,7 @@ class JobService:
         began = time.monotonic()
         if await self._workers.sweep():
             self.wake()
-        return _rested(began)
+        return rested(time.monotonic() - began, _SWEEP_SECONDS)
 
     async def _forget_own_hints(self) -> None:
         """Let others be told at once of what this process was told of and did not begin: nobody else sees its hints."""
@@ -263,7 +261,3 @@ class JobService:
                 _log.info("queue %s: no stage and no [jobs.queue] names it; it is served with the defaults", name)
                 self._serve(lane, name)
         return None
-
-
-def _rested(began: float) -> float:
-    return max(_SWEEP_SECONDS, _REST * (time.monotonic() - began))
